@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'FORMATS', 'SIMULATED_MARK', 'SAMPLE_SEED', 'SAMPLE_DRAWS', 'DrawError', 'Draw', 'draw_table', 'problem',
            'column_places', 'columns_format', 'new_york_format', 'SetAside', 'ReadReport', 'read_draws', 'simulate',
-           'write_draws', 'make_sample', 'sample_path', 'helios_home', 'load_draws', 'era_draws', 'balls']
+           'write_draws', 'make_sample', 'sample_path', 'load_draws', 'era_draws', 'balls']
 
 # %% ../nbs/01_draws.ipynb #587dfd78
 import csv
@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from platformdirs import user_data_dir
 
 from .game import POWERBALL, Era, Game, GameError
+from .places import helios_home, write_atomic
 
 # %% ../nbs/01_draws.ipynb #3cb15a8d
 class DrawError(ValueError):
@@ -353,16 +353,13 @@ def _spin(game: Game, days: list[date], rng: np.random.Generator) -> list[int | 
 # %% ../nbs/01_draws.ipynb #8d0af81f
 def write_draws(draws: pd.DataFrame, path: str | os.PathLike) -> None:
     "Write the one table as CSV, atomically; simulated draws are marked as such on the first line."
-    path, text = Path(path), StringIO()
+    text = StringIO()
     if draws.attrs.get("simulated"):
         text.write(f"{SIMULATED_MARK} by Helios: these draws come from a random number generator, not from a lottery\n")
     draws.drop(columns="era").to_csv(text, index=False, date_format="%Y-%m-%d", lineterminator="\n")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
-        os.replace(beside, path)
+        write_atomic(path, text.getvalue())
     except OSError as e:
-        beside.unlink(missing_ok=True)
         raise DrawError(f"{path}: cannot be written ({e.strerror}); choose another place") from e
 
 # %% ../nbs/01_draws.ipynb #25b32745
@@ -380,10 +377,6 @@ def sample_path() -> Path:
     raise DrawError(f"the bundled sample is in neither {here / 'sample'} nor {here.parent / 'data'}; install again")
 
 # %% ../nbs/01_draws.ipynb #03b7ea98
-def helios_home() -> Path:
-    "The folder for draws, database and models: `HELIOS_HOME`, or the platform's user data folder."
-    return Path(os.environ.get("HELIOS_HOME") or user_data_dir("helios", appauthor=False))
-
 def load_draws(
     path: str | os.PathLike | None = None,   # a file of the user's; None looks further
     game: Game = POWERBALL,
