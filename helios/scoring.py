@@ -7,6 +7,7 @@ __all__ = ['ScoreError', 'Forecast', 'Ticket', 'Skill', 'mean_interval', 'EProce
            'calibration', 'drawn_matrix', 'Hits', 'hits']
 
 # %% ../nbs/03_scoring.ipynb #85814e69
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -174,22 +175,24 @@ def fit_shrinkage(
     forecast: Forecast,        # of the validation draws
     whites: np.ndarray,        # (n, picked) what was drawn
     powerballs: np.ndarray,    # (n,)
+    price: float = 1.0,        # nats that a factor has to gain over all draws
 ) -> tuple[float, float]:      # factors in [0, 1] for whites and powerball
-    "The factors that maximise the validation score; (0, 0) without validation draws."
+    "The factors that maximise the validation score, 0 for a head that gains too little."
     if not len(forecast): return 0.0, 0.0
     sets, powerball = torch.as_tensor(whites) - 1, torch.as_tensor(powerballs)[:, None] - 1
     white_logits, powerball_logits = forecast.white_logits.double(), forecast.powerball_logits.double()
-    return (_best_factor(lambda s: log_prob(white_logits * s, sets).mean()),
-            _best_factor(lambda s: (powerball_logits * s).log_softmax(-1).gather(1, powerball).mean()))
+    return (_best_factor(lambda s: log_prob(white_logits * s, sets).sum(), price),
+            _best_factor(lambda s: (powerball_logits * s).log_softmax(-1).gather(1, powerball).sum(), price))
 
-def _best_factor(score) -> float:
-    "Maximum over [0, 1] of a concave function of one factor."
+def _best_factor(score: Callable[[Tensor], Tensor], price: float) -> float:
+    "Maximum over [0, 1] of a concave function of one factor, or 0 if it gains less than `price` there."
     def slope(at: float) -> float:
         factor = torch.tensor(at, dtype=torch.float64, requires_grad=True)
         return torch.autograd.grad(score(factor), factor)[0].item()
     if slope(0.0) <= 0: return 0.0
-    if slope(1.0) >= 0: return 1.0
-    return float(optimize.brentq(slope, 0.0, 1.0, xtol=1e-6))
+    best = 1.0 if slope(1.0) >= 0 else float(optimize.brentq(slope, 0.0, 1.0, xtol=1e-4))
+    gain = score(torch.tensor(best, dtype=torch.float64)) - score(torch.tensor(0.0, dtype=torch.float64))
+    return best if gain > price else 0.0
 
 # %% ../nbs/03_scoring.ipynb #659065a4
 @dataclass(frozen=True)
