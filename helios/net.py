@@ -54,7 +54,8 @@ class PowerballNet(nn.Module):
         self.attention = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)
         self.lstm = nn.LSTM(hidden, hidden, layers, dropout=dropout if layers > 1 else 0.0, batch_first=True,
                             bidirectional=True)
-        self.summary = nn.Sequential(nn.Linear(2 * hidden, hidden // 2), nn.ReLU(), nn.Dropout(dropout))
+        self.summary = nn.Sequential(nn.LayerNorm(3 * hidden), nn.Linear(3 * hidden, hidden // 2), nn.ReLU(),
+                                     nn.Dropout(dropout))
         self.white_head = nn.Linear(hidden // 2, white_balls + 1)
         self.powerball_head = nn.Linear(hidden // 2, powerballs + 1)
         self.frequency_head = nn.Linear(hidden // 2, 64)
@@ -75,10 +76,11 @@ def forward(
     length, padding = whites.shape[1], powerballs == 0
     if length > len(self.position): raise NetError(f"a window of {length} draws; this net reads {len(self.position)}")
     seen = torch.cat([self.white_embedding(whites).sum(2), self.powerball_embedding(powerballs)], -1)
-    x = self.project(seen) + self.position[-length:]
+    each = self.project(seen)
+    x = each + self.position[-length:]
     mask = padding if padding.any() else None
     x = x + self.attention(x, x, x, key_padding_mask=mask, need_weights=False)[0]
-    features = self.summary(self.lstm(x)[0][:, -1])
+    features = self.summary(torch.cat([self.lstm(x)[0][:, -1], each[:, -1]], -1))
     return NetOutput(_no_padding(self.white_head(features)), _no_padding(self.powerball_head(features)),
                      self.frequency_head(features), self.confidence_head(features))
 
