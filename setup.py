@@ -33,9 +33,9 @@ setup(
     classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 14)],
     python_requires=f">={settings['min_python']},<{settings['max_python']}",
     # The sample and the exploratory notebooks travel inside an installed package.
-    packages=find_packages(include=["helios", "helios.*"]) + ["helios.sample", "helios.notebooks"],
-    package_dir={"helios.sample": "data", "helios.notebooks": "nbs"},
-    package_data={"helios.sample": ["*.csv"], "helios.notebooks": ["9*.ipynb"]},
+    packages=find_packages(include=["helios", "helios.*"]) + ["helios.sample_data", "helios.notebooks"],
+    package_dir={"helios.sample_data": "data", "helios.notebooks": "nbs"},
+    package_data={"helios.sample_data": ["*.csv"], "helios.notebooks": ["9*.ipynb"], "helios": ["report.html.j2"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},

@@ -3,3 +3,32 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
+
+_HOME_OF = {
+    "game": ["Era", "Game", "POWERBALL"],
+    "draws": ["DrawError", "era_draws", "load_draws", "read_draws", "simulate", "write_draws"],
+    "subsets": ["entropy", "inclusion_probs", "log_esp", "log_prob", "sample", "top_subsets"],
+    "scoring": ["Forecast", "calibration", "e_process", "fit_shrinkage", "mean_interval"],
+    "fairness": ["audit"],
+    "evaluation": ["Evaluation", "evaluate"],
+    "net": ["PowerballNet"],
+    "fitting": ["PRESETS", "TrainError", "TrainingConfig"],
+    "memory_store": ["MemoryStore", "StoreError"],
+    "trainer": ["ModelTrainer", "TrainedModel"],
+    "pipeline": ["run"],
+    "report": ["report_html"],
+}
+_MODULE_OF = {name: module for module, names in _HOME_OF.items() for name in names}
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'helios' has no attribute {name!r}")
+    value = getattr(import_module(f"helios.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

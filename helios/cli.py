@@ -127,20 +127,20 @@ def run(data: str | None, preset: str, seed: int, offline: bool, json_file: str 
     with one_line_errors():
         try:
             result = _run(data, preset, seed)
-        except KeyboardInterrupt:
-            _fail(_how_to_go_on(), 1)
-        if report: _write(report, _report_html(result))
-        if json_file: _write(json_file, json.dumps(result.as_dict(), indent=1, allow_nan=False))
-        if "-" not in (json_file, report):
-            for line in summary(result): click.echo(line)
-            for path in filter(None, (report, json_file)): click.echo(f"Written    {path}")
+            if report: _write(report, _report_html(result))
+            if json_file: _write(json_file, json.dumps(result.as_dict(), indent=1, allow_nan=False))
+        except KeyboardInterrupt as e:
+            _fail(_how_to_go_on(getattr(e, "__notes__", [])), 1)
+        if "-" in (json_file, report): return
+        for line in summary(result): click.echo(line)
+        for path in filter(None, (report, json_file)): click.echo(f"Written    {path}")
 
 # %% ../nbs/60_cli.ipynb #10b73c2f
-def _how_to_go_on() -> str:
-    "What to say after Ctrl-C."
+def _how_to_go_on(notes: list[str]) -> str:
+    "What to say after Ctrl-C; `notes` tell what the interrupted work left behind."
     again = shlex.join(["helios", *sys.argv[1:]])
-    return (f"stopped; every file is whole and no model was saved. To go on, run it again: {again} "
-            "(the same seed takes the same way)")
+    return "; ".join(["stopped, nothing is half-written", *notes,
+                      f"to go on, run it again, the same seed takes the same way: {again}"])
 
 def _report_html(result) -> str:
     from helios.report import report_html

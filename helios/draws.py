@@ -372,7 +372,7 @@ def make_sample() -> pd.DataFrame:
 def sample_path() -> Path:
     "Where the bundled sample lies; `DrawError` if the installation lacks it."
     here = Path(__file__).resolve().parent
-    for folder in (here / "sample", here.parent / "data"):
+    for folder in (here / "sample_data", here.parent / "data"):
         if (path := folder / "simulated_powerball.csv").is_file(): return path
     raise DrawError(f"the bundled sample is in neither {here / 'sample'} nor {here.parent / 'data'}; install again")
 

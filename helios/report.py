@@ -64,7 +64,7 @@ def plot_evidence(evaluation: Evaluation) -> Figure:
     axes.axhline(0, color=CHANCE, linewidth=1.5, label="uniform: E = 1")
     axes.plot(path, color=FOUND, label="this forecast")
     low, high = min(path.min(), -1) - 0.5, max(path.max(), needed) + 0.5
-    powers = np.unique(np.round(np.linspace(low, high, 6) / log(10)))
+    powers = np.unique(np.round(np.linspace(low, high, 6) / log(10)) + 0.0)
     axes.set_yticks(powers * log(10), [f"$10^{{{p:.0f}}}$" for p in powers])
     axes.set_ylim(min(low, powers[0] * log(10)), max(high, powers[-1] * log(10)))
     axes.legend(frameon=False)
@@ -89,12 +89,12 @@ def plot_frequencies(drawn: np.ndarray, n_draws: int, n_balls: int, picked: int,
     low, high = fair_band(n_draws, picked / n_balls)
     counts, ball = ball_counts(drawn, n_balls), np.arange(1, n_balls + 1)
     outside = (counts < low) | (counts > high)
-    title = f"{what} in {n_draws:,} draws: {outside.sum()} of {n_balls} outside the 95% band; about {n_balls / 20:.0f} at most is usual"
+    title = f"{what} in {n_draws:,} draws: {outside.sum()} of {n_balls} outside the 95% band, about {n_balls / 20:.0f} to expect"
     figure, axes = _figure(title, "ball", "times drawn")
     axes.axhspan(low, high, color=CHANCE, alpha=0.35, linewidth=0, label="95% of balls in fair draws")
     axes.bar(ball, counts, color=np.where(outside, FOUND, "#475569"), width=0.7)
     axes.set_xlim(0, n_balls + 1)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right", framealpha=0.9, edgecolor="none")
     return figure
 
 # %% ../nbs/36_report.ipynb #d6e72aa3

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from math import exp, lgamma, log, sqrt
+from math import exp, log, sqrt
 
 import numpy as np
 import pandas as pd
@@ -120,13 +120,15 @@ def skill(
     if n and not (inside and are_sets(whites).all()):
         raise ScoreError(f"an outcome is not {self.picked} different whites of 1 to {n_white} and a powerball of "
                          f"1 to {n_powerball}; draws of another era?")
-    white = log_prob(self.white_logits.double(), whites) + _log_sets(n_white, self.picked)
-    powerball = self.powerball_logits.double().log_softmax(-1).gather(1, powerballs[:, None])[:, 0] + log(n_powerball)
-    return Skill(white.numpy(force=True), powerball.numpy(force=True))
+    white, powerball = _log_scores(self, whites, powerballs)
+    base = Forecast(torch.zeros(1, n_white), torch.zeros(1, n_powerball), self.picked)
+    white_base, powerball_base = _log_scores(base, whites, powerballs.new_zeros(1))
+    return Skill((white - white_base).numpy(force=True), (powerball - powerball_base).numpy(force=True))
 
-def _log_sets(n: int, k: int) -> float:
-    "ln C(n, k)."
-    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+def _log_scores(forecast: Forecast, sets: Tensor, powerballs: Tensor) -> tuple[Tensor, Tensor]:
+    "Log probabilities of outcomes, indices from 0, of whites and powerball; uniform and model take the same way."
+    return (log_prob(forecast.white_logits.double(), sets),
+            forecast.powerball_logits.double().log_softmax(-1).gather(1, powerballs[:, None])[:, 0])
 
 # %% ../nbs/03_scoring.ipynb #cc0c3cf6
 def mean_interval(

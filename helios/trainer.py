@@ -105,8 +105,9 @@ def train(
     self.store.create_training_session(job_id, model_name, asdict(config))
     try:
         result = self._run(draws, windows, split, config, model_name, job_id, on_epoch)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         self.store.update_training_session(job_id, status="interrupted", error_message="stopped by the user")
+        if self._checkpoint(job_id).exists(): e.add_note(f"the best weights so far are in {self._checkpoint(job_id)}")
         raise
     except Exception as e:
         self.store.update_training_session(job_id, status="failed", error_message=f"{type(e).__name__}: {e}")

@@ -1,0 +1,46 @@
+"""What all tests share: a home of their own, and tools that must be there in CI."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+IN_CI = os.environ.get("CI") == "true"
+
+# Nothing that a test does may touch the user's own draws, models or database.
+os.environ["HELIOS_HOME"] = tempfile.mkdtemp(prefix="helios-tests-")
+os.environ.pop("HELIOS_DATABASE_URL", None)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(os.environ["HELIOS_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if IN_CI or "slow" in config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes; runs in CI or with -m slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def needs(tool: str | None, name: str, mend: str) -> str:
+    """The path of an outside tool; without it the test is skipped, and fails in CI."""
+    if tool:
+        return tool
+    (pytest.fail if IN_CI else pytest.skip)(f"{name} is missing; {mend}")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return needs(found, "Chromium", "install your system's package chromium")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A `HELIOS_HOME` for one test."""
+    monkeypatch.setenv("HELIOS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
