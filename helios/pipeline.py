@@ -108,10 +108,10 @@ def _put_on_record(store: MemoryStore, trained: TrainingResult, following: NextD
 def _notices(read: ReadReport, following: NextDraw) -> list[str]:
     "What a reader must know first."
     said = []
-    if read.simulated: said.append("These draws are SIMULATED. Nothing below says anything about a real lottery.")
+    if read.simulated: said.append("These draws are SIMULATED. Nothing here says anything about a real lottery.")
     if read.set_aside: said.append(f"{len(read.set_aside)} lines of the file were set aside, the first: {read.set_aside[0]}")
     if read.future: said.append(f"{len(read.future)} draws are dated in the future, the first {read.future[0]}.")
-    elif following.draw_date < date.today():
+    elif not read.simulated and following.draw_date < date.today():
         said.append(f"The draw of {following.draw_date} has been held by now; a newer file gives a forecast that still matters.")
     return said
 
