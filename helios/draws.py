@@ -82,9 +82,13 @@ def _multiplier_problem(draw: Draw, game: Game) -> tuple[str, str] | None:
 # %% ../nbs/01_draws.ipynb #1ae288b2
 Row = Callable[[list[str]], Draw]   # the fields of one line -> a draw; ValueError says what is wrong with them
 
+def _shown(text: str) -> str:
+    "Foreign text as an error shows it: one line, printable, at most 80 characters."
+    return "".join(c if c.isprintable() else " " for c in text[:200].strip())[:80]
+
 def _int(text: str, what: str) -> int:
     "A number as plain digits: `int` alone would take `1_0` and other scripts' digits."
-    if not re.fullmatch(r"\s*[0-9]{1,4}\s*", text): raise ValueError(f"{what} {text!r} is not a number")
+    if not re.fullmatch(r"\s*[0-9]{1,4}\s*", text): raise ValueError(f"{what} {_shown(text)!r} is not a number")
     return int(text)
 
 def _multiplier(text: str) -> int | None:
@@ -94,9 +98,10 @@ def _multiplier(text: str) -> int | None:
 def _day(text: str, form: str, example: str) -> date:
     "A date in the one form that the format uses."
     try:
+        if not text.isascii(): raise ValueError("other scripts' digits")
         return datetime.strptime(text.strip(), form).date()
     except ValueError as e:
-        raise ValueError(f"{text!r} is not a date like {example}") from e
+        raise ValueError(f"{_shown(text)!r} is not a date like {example}") from e
 
 # %% ../nbs/01_draws.ipynb #f627d993
 def column_places(
@@ -105,7 +110,7 @@ def column_places(
 ) -> list[int]:          # where they stand
     "Places of `names` in `header`; `DrawError` names the columns that are missing."
     missing = [name for name in names if name not in header]
-    if missing: raise DrawError(f"column {', '.join(map(repr, missing))} is missing; the first line has {header}")
+    if missing: raise DrawError(f"column {', '.join(map(repr, missing))} is missing; the first line has {_shown(', '.join(header))}")
     return [header.index(name) for name in names]
 
 # %% ../nbs/01_draws.ipynb #8c58d442
@@ -132,7 +137,7 @@ def new_york_format(header: list[str], game: Game = POWERBALL) -> Row | None:
     def row(cells: list[str]) -> Draw:
         balls = [_int(text, "number") for text in cells[numbers].split()]
         if len(balls) != game.picked + 1:
-            raise ValueError(f"{cells[numbers]!r} holds {len(balls)} numbers where {game.picked + 1} belong")
+            raise ValueError(f"{_shown(cells[numbers])!r} holds {len(balls)} numbers where {game.picked + 1} belong")
         return Draw(_day(cells[day], "%m/%d/%Y", "08/05/2026"), tuple(balls[:-1]), balls[-1],
                     None if multiplier is None else _multiplier(cells[multiplier]))
     return row
@@ -186,15 +191,14 @@ def _text(path: Path) -> tuple[str, tuple[str, str] | None]:
     "The text of a file, or what is wrong with the file as a whole."
     try:
         data = path.read_bytes()
-    except OSError as e:
-        raise DrawError(f"{path}: cannot be read ({e.strerror}); name a file of draws") from e
+    except (OSError, ValueError) as e:      # ValueError: a name that no file can have
+        raise DrawError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e}); name a file of draws") from e
     if not data.strip(): return "", ("the file is empty", "download it again")
-    binary = "the file is binary, not text", "export the draws as CSV"
-    if b"\0" in data[:65536]: return "", binary
+    if b"\0" in data[:65536]: return "", ("the file is binary or UTF-16, not plain text", "export the draws as CSV")
     try:
         return data.decode("utf-8-sig"), None
-    except UnicodeDecodeError:
-        return "", binary
+    except UnicodeDecodeError as e:
+        return "", (f"byte {e.start} is not UTF-8 text", "save the draws as CSV in UTF-8")
 
 # %% ../nbs/01_draws.ipynb #75fb3502
 def _choose(header: list[str], game: Game) -> tuple[str, Row] | None:
@@ -202,9 +206,15 @@ def _choose(header: list[str], game: Game) -> tuple[str, Row] | None:
     names = [name.strip().lower() for name in header]
     return next(((kind, row) for kind, form in FORMATS.items() if (row := form(names, game))), None)
 
-def _shown(text: str) -> str:
-    "A line as an error shows it: one line, printable, at most 80 characters."
-    return "".join(c if c.isprintable() else " " for c in text.strip())[:80]
+def _cells(line: str, width: int | None = None) -> list[str]:
+    "The cells of a line; `ValueError` if it is no CSV, or has more in it than `width` columns can hold."
+    try:
+        cells = next(csv.reader([line]))
+    except csv.Error as e:
+        raise ValueError(f"not a line of CSV: {e}") from e
+    if width is not None and any(cell.strip() for cell in cells[width:]):
+        raise ValueError(f"{len(cells)} cells where the first line names {width}")
+    return cells
 
 # %% ../nbs/01_draws.ipynb #54ece372
 @dataclass
@@ -225,7 +235,8 @@ class _Reading:
         kept_line, kept = self.seen.setdefault(draw.day, (line, draw))
         if kept is draw: return None
         self.report.duplicates.append(draw.day)
-        same = set(kept.whites) == set(draw.whites) and kept.powerball == draw.powerball
+        multipliers = {kept.multiplier, draw.multiplier} - {None}
+        same = set(kept.whites) == set(draw.whites) and kept.powerball == draw.powerball and len(multipliers) < 2
         said, mend = ("repeats", "remove it") if same else ("contradicts", "find out which line is right")
         return self.set_aside(line, text, f"{draw.day} {said} line {kept_line}, which is kept", mend)
 
@@ -233,28 +244,37 @@ class _Reading:
 def _read_rows(text: str, reading: _Reading) -> None:
     "Parse `text` line by line into `reading`."
     report, set_aside = reading.report, reading.set_aside
-    report.simulated = text.startswith(SIMULATED_MARK)
-    table = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    lines = re.split(r"\r\n|\r|\n", text)        # as an editor counts them; splitlines splits at form feeds too
+    report.simulated = any(line.startswith(SIMULATED_MARK) for line in lines)
+    table = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     if not table: return set_aside(1, text, "the file holds no table", "download it again")
     try:
-        chosen = _choose(next(csv.reader([table[0][1]])), reading.game)
+        header = _cells(table[0][1])
+        chosen = _choose(header, reading.game)
     except DrawError as e:
         return set_aside(*table[0], str(e), "add the column")
+    except ValueError:
+        chosen = None
     if chosen is None:
         return set_aside(*table[0], "the first line is of no known format", f"known formats: {', '.join(FORMATS)}")
     report.format, row = chosen
     for number, line in table[1:]:
         report.rows += 1
         try:
-            draw = row(next(csv.reader([line])))
+            draw = row(_cells(line, len(header)))
         except IndexError:
             set_aside(number, line, "the line has fewer columns than the first line", "complete or remove it")
-        except (ValueError, csv.Error) as e:
+        except ValueError as e:
             set_aside(number, line, str(e), "correct or remove the line")
         else:
             reading.add(draw, number, line)
 
 # %% ../nbs/01_draws.ipynb #9259589d
+def _missing(days: list[date], game: Game, today: date | None) -> list[date]:
+    "Draws that were due between the first and the last of `days`, and by `today`, and are not among them."
+    known = [day for day in days if today is None or day <= today]
+    return sorted(set(game.draw_dates(known[0], known[-1])) - set(known)) if known else []
+
 def read_draws(
     path: str | os.PathLike,      # a file of draws in any of `FORMATS`
     game: Game = POWERBALL,
@@ -270,7 +290,7 @@ def read_draws(
     report.reordered = sum(list(d.whites) != sorted(d.whites) for d in draws)
     report.future = [day for day in days if day > (today or date.today())]
     report.off_calendar = [day for day in days if not game.is_draw_day(day)]
-    if days: report.missing = [day for day in game.draw_dates(days[0], days[-1]) if day not in reading.seen]
+    report.missing = _missing(days, game, None if report.simulated else today or date.today())
     table = draw_table(draws, game)
     table.attrs["simulated"] = report.simulated
     return table, report
@@ -302,7 +322,8 @@ def _weights(given: dict[int, float], n: int, what: str) -> np.ndarray:
     for ball, weight in given.items():
         if not (isinstance(ball, int | np.integer) and 1 <= ball <= n):
             raise DrawError(f"{what} {ball!r} is not a ball from 1 to {n}")
-        if not 0 < weight < np.inf: raise DrawError(f"weight {weight!r} of {what} {ball}: give a positive number")
+        if isinstance(weight, str) or not 0 < weight < np.inf:
+            raise DrawError(f"weight {weight!r} of {what} {ball}: give a positive number")
         weights[ball - 1] = weight
     return weights
 
@@ -316,7 +337,7 @@ def simulate(
     powerball_weights: dict[int, float] | None = None,  # powerball -> weight, 1 being fair
 ) -> pd.DataFrame:                                      # the one table, marked as simulated
     "Simulated draws on the game's draw dates: fair, or with balls of uneven weight."
-    if n < 0: raise DrawError(f"cannot simulate {n} draws; give 0 or more")
+    if n < 0 or seed < 0: raise DrawError(f"cannot simulate {n} draws with seed {seed}; give 0 or more of both")
     calendar = game.draw_dates(first or game.eras[-1].first)
     days = [next(calendar) for _ in range(n)]
     parts = [_simulate_era(game, era, [day for day in days if game.era(day) is era], np.random.default_rng([seed, e]),
@@ -374,7 +395,7 @@ def sample_path() -> Path:
     here = Path(__file__).resolve().parent
     for folder in (here / "sample_data", here.parent / "data"):
         if (path := folder / "simulated_powerball.csv").is_file(): return path
-    raise DrawError(f"the bundled sample is in neither {here / 'sample'} nor {here.parent / 'data'}; install again")
+    raise DrawError(f"the bundled sample is in neither {here / 'sample_data'} nor {here.parent / 'data'}; install again")
 
 # %% ../nbs/01_draws.ipynb #03b7ea98
 def load_draws(

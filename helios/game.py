@@ -159,10 +159,9 @@ def draw_dates(
     last: date | None = None,  # last day looked at; None goes on for ever
 ) -> Iterator[date]:           # draw dates in order
     "Dates on which draws are due from `first` to `last`, both included."
-    day = max(first, self.eras[0].first)
-    while last is None or day <= last:
-        if self.is_draw_day(day): yield day
-        day += timedelta(days=1)
+    first = max(first, self.eras[0].first)
+    for ordinal in range(first.toordinal(), (last or date.max).toordinal() + 1):
+        if self.is_draw_day(day := date.fromordinal(ordinal)): yield day
 
 @patch
 def next_draw(self: Game, after: date) -> date:
