@@ -185,15 +185,16 @@ def validation_skill(
     skill = forecast.shrunk(*factors).skill(whites, powerballs).total if factors != (0.0, 0.0) else None
     return (0.0 if skill is None else float(skill.mean())), factors
 
-# %% ../nbs/12_fitting.ipynb #d9284401
+# %% ../nbs/12_fitting.ipynb #b903bfc0
 def _optimizer(net: PowerballNet, config: TrainingConfig) -> torch.optim.Optimizer:
-    "AdamW; biases and the position code are not decayed, for a heavy ball is learned by a bias."
+    "AdamW that decays matrices, and neither biases nor the position code."
     decayed = [p for p in net.parameters() if p.dim() > 1 and p is not net.position]
     kept = [p for p in net.parameters() if p.dim() <= 1 or p is net.position]
     return torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay},
                               {"params": kept, "weight_decay": 0.0}], lr=config.learning_rate)
 
 def _snapshot(net: PowerballNet) -> dict[str, Tensor]:
+    "A copy of all weights."
     return {name: t.detach().clone() for name, t in net.state_dict().items()}
 
 # %% ../nbs/12_fitting.ipynb #29a13d23
