@@ -17,7 +17,7 @@ class SubsetError(ValueError):
     "Logits or sets for which the distribution does not exist; the message says what to give instead."
 
 def _tables(
-    weights: Tensor,   # (n, batch) float64, positive, at most 1
+    weights: Tensor,   # (n, batch), positive, at most 1
     k: int,            # highest order
 ) -> Tensor:           # (n + 1, 2, k + 1, batch): e_0..e_k of the first i balls, and of the last i
     "Prefix and suffix tables of the recurrence, in one pass."
@@ -31,10 +31,19 @@ def _tables(
     return tables
 
 # %% ../nbs/02_subsets.ipynb #d511c52b
-def _scaled(logits: Tensor) -> tuple[Tensor, Tensor]:
-    "Weights (n, batch) in float64 with the largest 1, and what was taken off each row."
+def _scaled(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    "Weights (n, batch) with the largest 1, wide enough for e_k, and what was taken off each row."
     top = logits.amax(-1)
-    return (logits - top.unsqueeze(-1)).T.contiguous().double().exp(), top.double()
+    if logits.dtype == torch.float32 and logits.numel():
+        shifted = (logits - top.unsqueeze(-1)).T.contiguous()
+        if shifted.min() * k > -70: return shifted.exp(), top.double()
+    return (logits.double() - top.double().unsqueeze(-1)).T.contiguous().exp(), top.double()
+
+def _refuse_lost(total: Tensor, k: int) -> None:
+    "`SubsetError` where e_k is not a number, or too small to have kept its digits."
+    if not bool(((total >= 1e-304) & (total < torch.inf)).all()):
+        raise SubsetError(f"e_{k} is lost: a row of logits holds NaN or inf, allows fewer than {k} balls, or spans more "
+                          f"than {700 // max(k - 1, 1)}; clamp the logits")
 
 def _inclusion(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     "Inclusion probabilities (n, batch) and e_k (batch,)."
@@ -44,6 +53,7 @@ def _inclusion(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for j in range(1, k):
         share.addcmul_(before[:, j], after[:, k - 1 - j])
     total = share.mul_(weights).sum(0) / k
+    _refuse_lost(total, k)
     return share.div_(total), total
 
 # %% ../nbs/02_subsets.ipynb #26c10520
@@ -51,24 +61,25 @@ class _LogEsp(torch.autograd.Function):
     "log e_k with the inclusion probabilities as its gradient."
     @staticmethod
     def forward(ctx, logits: Tensor, k: int) -> Tensor:
-        weights, top = _scaled(logits)
+        weights, top = _scaled(logits, k)
         inclusion, total = _inclusion(weights, k)
         ctx.k = k
         ctx.save_for_backward(logits, inclusion)
-        return (total.log_() + k * top).to(logits.dtype)
+        return total.double().log() + k * top          # float64 whatever comes in, for differences of it
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, inclusion = ctx.saved_tensors
         if torch.is_grad_enabled(): pi = inclusion_probs(logits, ctx.k)       # asked to build a graph
-        else: pi = inclusion.T.to(logits.dtype)
-        return grad.unsqueeze(-1) * pi, None
+        else: pi = inclusion.T
+        return (grad.unsqueeze(-1) * pi).to(logits.dtype), None
 
 # %% ../nbs/02_subsets.ipynb #8f56f2d5
 def _checked(logits: Tensor, k: int) -> Tensor:
     "Logits as (rows, n) after the checks that cost nothing."
     if not logits.is_floating_point(): raise SubsetError(f"logits are {logits.dtype}; give a float tensor")
-    n = logits.shape[-1] if logits.dim() else 0
+    if not logits.dim(): raise SubsetError("logits are a single number; give one for each ball")
+    n = logits.shape[-1]
     if not 1 <= k <= n: raise SubsetError(f"cannot choose {k} of {n} balls; k goes from 1 to the last axis of the logits")
     return logits.reshape(-1, n)
 
@@ -76,21 +87,17 @@ def log_esp(
     logits: Tensor,   # (..., n) float; -inf rules a ball out
     k: int,           # size of the sets, 1 to n
 ) -> Tensor:          # (...)
-    "log e_k(exp(logits)), differentiable; `SubsetError` where it is not finite."
-    value = _LogEsp.apply(_checked(logits, k), k)
-    if not torch.isfinite(value).all():
-        raise SubsetError(f"log e_{k} is not finite: the logits hold NaN or inf, allow fewer than {k} balls, "
-                          f"or span more than {700 // max(k - 1, 1)}")
-    return value.reshape(logits.shape[:-1])
+    "log e_k(exp(logits)), differentiable; `SubsetError` where float64 cannot hold it."
+    return _LogEsp.apply(_checked(logits, k), k).to(logits.dtype).reshape(logits.shape[:-1])
 
 # %% ../nbs/02_subsets.ipynb #404ea4d1
 def inclusion_probs(
     logits: Tensor,   # (..., n) float
     k: int,           # size of the sets, 1 to n
 ) -> Tensor:          # (..., n) in [0, 1], summing to k over the last axis
-    "Probability of each ball to be in the set, differentiable."
+    "Probability of each ball to be in the set, differentiable; `SubsetError` as for `log_esp`."
     rows = _checked(logits, k)
-    weights, _ = _scaled(rows)
+    weights, _ = _scaled(rows, k)
     if torch.is_grad_enabled() and logits.requires_grad: pi = _inclusion_graph(weights, k)
     else: pi, _ = _inclusion(weights, k)
     return pi.T.to(logits.dtype).reshape(logits.shape)
@@ -106,6 +113,7 @@ def _inclusion_graph(weights: Tensor, k: int) -> Tensor:
         return tables
     balls = list(weights.unbind(0))
     before, after = prefixes(balls), prefixes(balls[::-1])[::-1]
+    _refuse_lost(before[-1][k], k)
     without = torch.stack([(b[:k] * a[:k].flip(0)).sum(0) for b, a in zip(before[:-1], after[1:], strict=True)])
     return weights * without / before[-1][k]
 
@@ -115,12 +123,15 @@ def log_prob(
     sets: Tensor,     # (..., k) int64, distinct indices from 0 to n - 1
 ) -> Tensor:          # (...) nats, the leading axes broadcast
     "log P(set), differentiable; `SubsetError` for indices outside the logits."
-    n, k = logits.shape[-1], sets.shape[-1]
+    if sets.dtype != torch.int64 or not sets.dim():
+        raise SubsetError(f"sets are {sets.dtype} of shape {tuple(sets.shape)}; give rows of int64 indices")
+    k = sets.shape[-1]
+    rows, n = _checked(logits, k), logits.shape[-1]
     if sets.numel() and not (0 <= int(sets.min()) and int(sets.max()) < n):
         raise SubsetError(f"sets hold indices from {int(sets.min())} to {int(sets.max())}; they go from 0 to {n - 1}")
     lead = torch.broadcast_shapes(logits.shape[:-1], sets.shape[:-1])
-    chosen = logits.expand(*lead, n).gather(-1, sets.expand(*lead, k)).sum(-1)
-    return chosen - log_esp(logits, k)
+    chosen = logits.expand(*lead, n).gather(-1, sets.expand(*lead, k)).double().sum(-1)
+    return (chosen - _LogEsp.apply(rows, k).reshape(logits.shape[:-1])).to(logits.dtype)
 
 # %% ../nbs/02_subsets.ipynb #d0b62407
 def are_sets(
@@ -147,10 +158,10 @@ def sample(
     generator: torch.Generator | None = None,    # source of randomness; None: torch's own
 ) -> Tensor:                                     # (n_samples, ..., k) int64, sorted
     "Exact independent samples."
-    rows = _checked(logits.detach(), k)
-    weights, _ = _scaled(rows)
+    weights, _ = _scaled(_checked(logits.detach(), k).double(), k)
     n, batch = weights.shape
     suffix = _tables(weights, k)[:, 1]                                      # suffix[i]: the last i balls
+    _refuse_lost(suffix[n, k], k)
     left = torch.full((n_samples, batch), k)
     taken = torch.zeros(n_samples, batch, n, dtype=torch.bool)
     for i in range(n):
@@ -167,8 +178,9 @@ def top_subsets(
     k: int,                    # size of the sets, 1 to n
     m: int,                    # how many; all of them if there are fewer
 ) -> tuple[Tensor, Tensor]:    # (m, k) int64 sorted indices, (m,) float64 log probabilities, best first
-    "The `m` most probable sets in order."
-    log_total = log_esp(logits.detach().double(), k)
+    "The `m` most probable sets in order; `SubsetError` for anything but one row of logits."
+    if logits.dim() != 1: raise SubsetError(f"logits of shape {tuple(logits.shape)}; give the row of one draw")
+    log_total = _LogEsp.apply(_checked(logits.detach(), k).double(), k)[0]
     value, ball = (t.tolist() for t in logits.detach().double().sort(descending=True, stable=True))
     n = sum(v != -torch.inf for v in value)
 
@@ -188,4 +200,4 @@ def top_subsets(
                 seen.add(moved)
                 heapq.heappush(heap, entry(moved))
     sums = torch.tensor([-s for s, _, _ in found], dtype=torch.float64)
-    return torch.tensor([b for _, b, _ in found]).reshape(-1, k), sums - log_total
+    return torch.tensor([b for _, b, _ in found], dtype=torch.int64).reshape(-1, k), sums - log_total
