@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import isfinite, log
 
 import numpy as np
+import pandas as pd
 from fastcore.basics import patch
 
 from .scoring import Calibration, EProcess, Forecast, Hits, Skill, e_process, hits, mean_interval
@@ -21,7 +22,7 @@ class Evaluation:
     skill: Skill                    # nats above uniform, per draw
     process: EProcess               # evidence over the draws, whites and powerball together
     calibration: Calibration        # of the whites' inclusion probabilities
-    brier: tuple[float, float]      # of the forecast, of uniform
+    brier: tuple[float | None, float | None]   # of the forecast, of uniform; None without draws
     hits: Hits                      # of the most probable whites
     shrink: tuple[float, float]     # factors for whites and powerball that the forecasts carry
 
@@ -38,7 +39,9 @@ def evaluate(
     "All scores of a run of forecasts; `ScoreError` if outcomes do not fit."
     skill = forecast.skill(whites, powerballs)
     best = forecast.white_logits.sort(dim=1, descending=True, stable=True).indices[:, :forecast.picked].numpy() + 1
-    return Evaluation(skill, e_process(skill.total, alpha), forecast.white_calibration(whites), forecast.brier(whites),
+    some = len(forecast) > 0
+    calibrated = forecast.white_calibration(whites) if some else Calibration(pd.DataFrame(), None, None)
+    return Evaluation(skill, e_process(skill.total, alpha), calibrated, forecast.brier(whites) if some else (None, None),
                       hits(best, whites, forecast.white_logits.shape[1]), shrink)
 
 # %% ../nbs/05_evaluation.ipynb #1ce62c4d
@@ -65,15 +68,15 @@ def has_evidence(self: Evaluation) -> bool:
 @patch(as_prop=True)
 def verdict(self: Evaluation) -> str:
     "What these draws show about the forecasts, in plain words."
-    n, needed = len(self), 1 / self.process.alpha
+    n, needed, level = len(self), 1 / self.process.alpha, f"{100 * self.process.alpha:g}%"
     if n == 0: return "no skill: there were no test draws to show any on"
-    if not np.abs(self.skill.total).max() > 1e-9:
+    if np.abs(self.skill.total).max() <= 1e-9:
         return (f"no skill: validation shrank the forecast to the uniform one, "
                 f"which scores exactly 0 on the {n} test draws")
     mean, low, high = mean_interval(self.skill.total)
     score = f"{mean:+.4f} nats a draw against uniform (95% interval {low:+.4f} to {high:+.4f}) on {n} test draws"
     if self.has_evidence:
-        return (f"evidence of skill at the {self.process.alpha:.0%} level: E reached {needed:.0f} after "
+        return (f"evidence of skill at the {level} level: E reached {needed:.0f} after "
                 f"{self.process.crossed_at} draws and {self.process.highest:.3g} at its highest; {score}")
     return (f"no skill: {score}; the evidence reached E = {self.process.highest:.2f} at its highest and {needed:.0f} is "
             f"needed, which a skill of {log(needed) / n:.4f} nats a draw would have given")

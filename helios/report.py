@@ -110,8 +110,9 @@ def _figures(result: RunResult) -> Iterable[tuple[str, str]]:
     yield "whites", svg(plot_frequencies(whites, len(current), era.whites, era.picked, "Whites"))
     yield "powerballs", svg(plot_frequencies(powerballs[:, None], len(current), era.powerballs, 1, "Powerballs"))
     yield "training", svg(plot_training(result.training.reports))
-    yield "evidence", svg(plot_evidence(evaluation))
-    yield "reliability", svg(plot_reliability(evaluation))
+    if len(evaluation):
+        yield "evidence", svg(plot_evidence(evaluation))
+        yield "reliability", svg(plot_reliability(evaluation))
 
 # %% ../nbs/36_report.ipynb #220b6417
 def skill_rows(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:

@@ -38,6 +38,8 @@ class Forecast:
         shapes = tuple(self.white_logits.shape), tuple(self.powerball_logits.shape)
         if any(len(s) != 2 for s in shapes) or shapes[0][0] != shapes[1][0]:
             raise ScoreError(f"logits of shapes {shapes[0]} and {shapes[1]}; give (n, whites) and (n, powerballs)")
+        if not (self.white_logits.isfinite().all() and self.powerball_logits.isfinite().all()):
+            raise ScoreError("logits hold NaN or inf, which is no forecast; look for a diverged net")
 
     def __len__(self) -> int: return len(self.white_logits)
 
@@ -110,20 +112,25 @@ def skill(
     powerballs: np.ndarray,   # (n,) int, from 1
 ) -> Skill:
     "Skill of the forecasts on the draws that happened; `ScoreError` if they do not fit."
-    whites, powerballs = torch.as_tensor(whites) - 1, torch.as_tensor(powerballs) - 1
-    n, n_white = self.white_logits.shape
-    n_powerball = self.powerball_logits.shape[1]
-    if tuple(whites.shape) != (n, self.picked) or tuple(powerballs.shape) != (n,):
-        raise ScoreError(f"{n} forecasts of {self.picked} whites, outcomes of shapes {tuple(whites.shape)} and "
-                         f"{tuple(powerballs.shape)}; give (n, {self.picked}) and (n,)")
+    sets, chosen = _indices(self, whites, powerballs)
+    white, powerball = _log_scores(self, sets, chosen)
+    base = Forecast(torch.zeros_like(self.white_logits[:1]), torch.zeros_like(self.powerball_logits[:1]), self.picked)
+    white_base, powerball_base = _log_scores(base, sets[:1], chosen[:1])
+    return Skill((white - white_base).numpy(force=True), (powerball - powerball_base).numpy(force=True))
+
+def _indices(forecast: Forecast, whites, powerballs) -> tuple[Tensor, Tensor]:
+    "Outcomes as indices from 0, (n, picked) and (n,); `ScoreError` if they do not fit the forecasts."
+    whites, powerballs = (torch.as_tensor(x).long() - 1 for x in (whites, powerballs))
+    n, n_white = forecast.white_logits.shape
+    n_powerball, picked = forecast.powerball_logits.shape[1], forecast.picked
+    if tuple(whites.shape) != (n, picked) or tuple(powerballs.shape) != (n,):
+        raise ScoreError(f"{n} forecasts of {picked} whites, outcomes of shapes {tuple(whites.shape)} and "
+                         f"{tuple(powerballs.shape)}; give (n, {picked}) and (n,)")
     inside = ((whites >= 0) & (whites < n_white)).all() and ((powerballs >= 0) & (powerballs < n_powerball)).all()
     if n and not (inside and are_sets(whites).all()):
-        raise ScoreError(f"an outcome is not {self.picked} different whites of 1 to {n_white} and a powerball of "
+        raise ScoreError(f"an outcome is not {picked} different whites of 1 to {n_white} and a powerball of "
                          f"1 to {n_powerball}; draws of another era?")
-    white, powerball = _log_scores(self, whites, powerballs)
-    base = Forecast(torch.zeros(1, n_white), torch.zeros(1, n_powerball), self.picked)
-    white_base, powerball_base = _log_scores(base, whites, powerballs.new_zeros(1))
-    return Skill((white - white_base).numpy(force=True), (powerball - powerball_base).numpy(force=True))
+    return whites, powerballs
 
 def _log_scores(forecast: Forecast, sets: Tensor, powerballs: Tensor) -> tuple[Tensor, Tensor]:
     "Log probabilities of outcomes, indices from 0, of whites and powerball; uniform and model take the same way."
@@ -181,10 +188,10 @@ def fit_shrinkage(
 ) -> tuple[float, float]:      # factors in [0, 1] for whites and powerball
     "The factors that maximise the validation score, 0 for a head that gains too little."
     if not len(forecast): return 0.0, 0.0
-    sets, powerball = torch.as_tensor(whites) - 1, torch.as_tensor(powerballs)[:, None] - 1
+    sets, powerball = _indices(forecast, whites, powerballs)
     white_logits, powerball_logits = forecast.white_logits.double(), forecast.powerball_logits.double()
     return (_best_factor(lambda s: log_prob(white_logits * s, sets).sum(), price),
-            _best_factor(lambda s: (powerball_logits * s).log_softmax(-1).gather(1, powerball).sum(), price))
+            _best_factor(lambda s: (powerball_logits * s).log_softmax(-1).gather(1, powerball[:, None]).sum(), price))
 
 def _best_factor(score: Callable[[Tensor], Tensor], price: float) -> float:
     "Maximum over [0, 1] of a concave function of one factor, or 0 if it gains less than `price` there."
@@ -201,8 +208,18 @@ def _best_factor(score: Callable[[Tensor], Tensor], price: float) -> float:
 class Calibration:
     "How stated probabilities compare with what happened."
     table: pd.DataFrame   # a row a bin: n, stated, drawn, low, high
-    ece: float            # expected calibration error
-    ece_noise: float      # the ECE to expect of a calibrated forecast, from chance alone
+    ece: float | None     # expected calibration error, None without draws
+    ece_noise: float | None   # the ECE to expect of a calibrated forecast, from chance alone
+
+def _bin_starts(stated: np.ndarray, bins: int) -> np.ndarray:
+    "Where the bins of sorted probabilities begin: equal parts, moved to the nearer end of a run of equal ones."
+    n = len(stated)
+    changes = np.r_[0, np.flatnonzero(np.diff(np.round(stated, 9))) + 1, n]       # equal but for rounding counts as equal
+    wanted = np.round(np.arange(bins) * n / bins).astype(int)
+    after = np.searchsorted(changes, wanted, side="right")
+    low, high = changes[after - 1], changes[np.minimum(after, len(changes) - 1)]
+    starts = np.unique(np.where(wanted - low < high - wanted, low, high))
+    return starts[starts < n]
 
 def calibration(
     stated: np.ndarray,   # probabilities in [0, 1], any shape
@@ -213,12 +230,10 @@ def calibration(
     stated, drawn = np.asarray(stated, dtype=float).ravel(), np.asarray(drawn, dtype=float).ravel()
     if stated.shape != drawn.shape or not len(stated):
         raise ScoreError(f"{len(stated)} probabilities and {len(drawn)} outcomes; give as many of both, at least one")
-    edges = np.unique(np.quantile(stated, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
-    place = np.searchsorted(edges, stated, side="right")
-    n = np.bincount(place, minlength=len(edges) + 1)
-    used = n > 0
-    n, mean = n[used], lambda x: np.bincount(place, x, minlength=len(edges) + 1)[used]
-    p, share = mean(stated) / n, mean(drawn) / n
+    order = np.argsort(stated, kind="stable")
+    cuts = _bin_starts(stated[order], bins)
+    n = np.diff(cuts, append=len(stated))
+    p, share = (np.add.reduceat(x[order], cuts) / n for x in (stated, drawn))
     error = np.sqrt(np.clip(p * (1 - p), 0, None) / n)
     table = pd.DataFrame({"n": n, "stated": p, "drawn": share, "low": p - 1.96 * error, "high": p + 1.96 * error})
     weight = n / n.sum()
@@ -229,9 +244,12 @@ def drawn_matrix(
     whites: np.ndarray,   # (n, picked) balls from 1
     n_white: int,         # balls in the drum
 ) -> np.ndarray:          # (n, n_white) bool
-    "Which balls were drawn, as an indicator matrix; column 0 is ball 1."
+    "Which balls were drawn, as an indicator matrix, column 0 is ball 1; `ScoreError` for a ball not in the drum."
+    whites = np.asarray(whites, dtype=np.int64)
+    if whites.size and not (1 <= whites.min() and whites.max() <= n_white):
+        raise ScoreError(f"balls from {whites.min()} to {whites.max()} in a drum of 1 to {n_white}")
     drawn = np.zeros((len(whites), n_white), dtype=bool)
-    np.put_along_axis(drawn, np.asarray(whites) - 1, True, axis=1)
+    np.put_along_axis(drawn, whites - 1, True, axis=1)
     return drawn
 
 @patch

@@ -120,12 +120,12 @@ def _inclusion_graph(weights: Tensor, k: int) -> Tensor:
 # %% ../nbs/02_subsets.ipynb #593cebd2
 def log_prob(
     logits: Tensor,   # (..., n) float
-    sets: Tensor,     # (..., k) int64, distinct indices from 0 to n - 1
+    sets: Tensor,     # (..., k) integers, distinct indices from 0 to n - 1
 ) -> Tensor:          # (...) nats, the leading axes broadcast
     "log P(set), differentiable; `SubsetError` for indices outside the logits."
-    if sets.dtype != torch.int64 or not sets.dim():
-        raise SubsetError(f"sets are {sets.dtype} of shape {tuple(sets.shape)}; give rows of int64 indices")
-    k = sets.shape[-1]
+    if sets.is_floating_point() or sets.dtype == torch.bool or not sets.dim():
+        raise SubsetError(f"sets are {sets.dtype} of shape {tuple(sets.shape)}; give rows of whole numbers")
+    sets, k = sets.long(), sets.shape[-1]
     rows, n = _checked(logits, k), logits.shape[-1]
     if sets.numel() and not (0 <= int(sets.min()) and int(sets.max()) < n):
         raise SubsetError(f"sets hold indices from {int(sets.min())} to {int(sets.max())}; they go from 0 to {n - 1}")
@@ -147,8 +147,10 @@ def entropy(
     k: int,           # size of the sets, 1 to n
 ) -> Tensor:          # (...) nats, from 0 to ln C(n, k)
     "Entropy of the distribution over sets, differentiable."
-    used = torch.where(torch.isneginf(logits), torch.zeros_like(logits), logits)   # 0 x -inf is 0 here
-    return log_esp(logits, k) - (inclusion_probs(logits, k) * used).sum(-1)
+    wide = _checked(logits, k).double()                                        # the two terms are large and nearly equal
+    used = torch.where(torch.isneginf(wide), torch.zeros_like(wide), wide)      # 0 x -inf is 0 here
+    value = log_esp(wide, k) - (inclusion_probs(wide, k) * used).sum(-1)
+    return value.to(logits.dtype).reshape(logits.shape[:-1])
 
 # %% ../nbs/02_subsets.ipynb #8d30d3eb
 def sample(
