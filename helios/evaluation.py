@@ -71,8 +71,8 @@ def verdict(self: Evaluation) -> str:
     n, needed, level = len(self), 1 / self.process.alpha, f"{100 * self.process.alpha:g}%"
     if n == 0: return "no skill: there were no test draws to show any on"
     if np.abs(self.skill.total).max() <= 1e-9:
-        return (f"no skill: validation shrank the forecast to the uniform one, "
-                f"which scores exactly 0 on the {n} test draws")
+        why = "validation shrank the forecast to" if self.shrink == (0.0, 0.0) else "the forecast is"
+        return f"no skill: {why} the uniform one, which scores exactly 0 on the {n} test draws"
     mean, low, high = mean_interval(self.skill.total)
     score = f"{mean:+.4f} nats a draw against uniform (95% interval {low:+.4f} to {high:+.4f}) on {n} test draws"
     if self.has_evidence:

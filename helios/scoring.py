@@ -83,7 +83,7 @@ def top_tickets(
     m: int = 10,        # how many tickets
     draw: int = -1,     # which draw of the forecast
 ) -> list[Ticket]:      # best first
-    "The `m` most probable tickets of one draw; ties come in the order of their numbers."
+    "The `m` most probable tickets of one draw; balls of equal logits come in the order of their numbers."
     sets, log_p = top_subsets(self.white_logits[draw], self.picked, m)
     order = self.powerball_probs[draw].sort(descending=True, stable=True)
     powerballs = [(log(p) if p else -np.inf, b + 1) for p, b in zip(order.values.tolist(), order.indices.tolist(), strict=True)]
@@ -120,7 +120,7 @@ def skill(
 
 def _indices(forecast: Forecast, whites, powerballs) -> tuple[Tensor, Tensor]:
     "Outcomes as indices from 0, (n, picked) and (n,); `ScoreError` if they do not fit the forecasts."
-    whites, powerballs = (torch.as_tensor(x).long() - 1 for x in (whites, powerballs))
+    whites, powerballs = (torch.as_tensor(_whole(x)) - 1 for x in (whites, powerballs))
     n, n_white = forecast.white_logits.shape
     n_powerball, picked = forecast.powerball_logits.shape[1], forecast.picked
     if tuple(whites.shape) != (n, picked) or tuple(powerballs.shape) != (n,):
@@ -131,6 +131,12 @@ def _indices(forecast: Forecast, whites, powerballs) -> tuple[Tensor, Tensor]:
         raise ScoreError(f"an outcome is not {picked} different whites of 1 to {n_white} and a powerball of "
                          f"1 to {n_powerball}; draws of another era?")
     return whites, powerballs
+
+def _whole(balls) -> np.ndarray:
+    "Ball numbers as int64; `ScoreError` for anything but whole numbers, which a cast would cut off."
+    balls = np.asarray(balls)
+    if balls.size and balls.dtype.kind not in "iu": raise ScoreError(f"ball numbers are {balls.dtype}; give whole numbers")
+    return balls.astype(np.int64)
 
 def _log_scores(forecast: Forecast, sets: Tensor, powerballs: Tensor) -> tuple[Tensor, Tensor]:
     "Log probabilities of outcomes, indices from 0, of whites and powerball; uniform and model take the same way."
@@ -245,7 +251,7 @@ def drawn_matrix(
     n_white: int,         # balls in the drum
 ) -> np.ndarray:          # (n, n_white) bool
     "Which balls were drawn, as an indicator matrix, column 0 is ball 1; `ScoreError` for a ball not in the drum."
-    whites = np.asarray(whites, dtype=np.int64)
+    whites = _whole(whites)
     if whites.size and not (1 <= whites.min() and whites.max() <= n_white):
         raise ScoreError(f"balls from {whites.min()} to {whites.max()} in a drum of 1 to {n_white}")
     drawn = np.zeros((len(whites), n_white), dtype=bool)
@@ -283,8 +289,12 @@ def hits(
     whites: np.ndarray,    # (n, k) what was drawn
     n_white: int,          # balls in the drum
 ) -> Hits:
-    "Hits against the hypergeometric distribution."
-    k = np.asarray(whites).shape[1]
+    "Hits against the hypergeometric distribution; `ScoreError` for tickets that are not sets of k."
+    tickets, whites = _whole(tickets), _whole(whites)
+    if tickets.shape != whites.shape or not are_sets(torch.as_tensor(tickets)).all():
+        raise ScoreError(f"tickets of shape {tickets.shape} for draws of shape {whites.shape}; give a ticket of "
+                         "as many different balls for each draw")
+    k = whites.shape[1]
     matched = (drawn_matrix(tickets, n_white) & drawn_matrix(whites, n_white)).sum(axis=1)
     chance = stats.hypergeom(n_white, k, k).pmf(np.arange(k + 1))
     total, sums = int(matched.sum()), np.ones(1)

@@ -41,9 +41,10 @@ def _scaled(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _refuse_lost(total: Tensor, k: int) -> None:
     "`SubsetError` where e_k is not a number, or too small to have kept its digits."
-    if not bool(((total >= 1e-304) & (total < torch.inf)).all()):
-        raise SubsetError(f"e_{k} is lost: a row of logits holds NaN or inf, allows fewer than {k} balls, or spans more "
-                          f"than {700 // max(k - 1, 1)}; clamp the logits")
+    if not bool(((total >= 3e-305) & (total < torch.inf)).all()):       # e ** -701
+        span = f", or spans more than {700 // (k - 1)}" if k > 1 else ""
+        raise SubsetError(f"e_{k} is lost: a row of logits holds NaN or inf, allows fewer than {k} balls{span}; "
+                          "clamp the logits")
 
 def _inclusion(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     "Inclusion probabilities (n, batch) and e_k (batch,)."
@@ -54,7 +55,7 @@ def _inclusion(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
         share.addcmul_(before[:, j], after[:, k - 1 - j])
     total = share.mul_(weights).sum(0) / k
     _refuse_lost(total, k)
-    return share.div_(total), total
+    return share.div_(total).clamp_(max=1), total
 
 # %% ../nbs/02_subsets.ipynb #26c10520
 class _LogEsp(torch.autograd.Function):

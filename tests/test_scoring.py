@@ -217,6 +217,13 @@ def test_shrinkage_refuses_the_same_outcomes(name):
         fit_shrinkage(game(1)[0], whites, powerballs)
 
 
+def test_outcomes_that_are_not_whole_are_never_cut_off():
+    with pytest.raises(ScoreError):
+        flat(1).skill(np.array([[1.9, 2.7, 3.2]]), np.array([1]))
+    with pytest.raises(ScoreError):
+        drawn_matrix(np.array([[1.9, 2.7]]), 7)
+
+
 @pytest.mark.parametrize("part", [0, 1], ids=["whites", "powerball"])
 @pytest.mark.parametrize("value", [nan, inf], ids=["NaN", "inf"])
 def test_logits_that_are_no_distribution_are_never_scored(value, part):
@@ -568,6 +575,13 @@ def test_hits_of_a_long_run_against_the_normal():
     z = (found.mean * 1500 - 0.5 - 1500 * chance.mean()) / (sqrt(1500) * chance.std())
     assert found.p == pytest.approx(stats.norm.sf(z), abs=0.01)
     assert sum(found.counts) == 1500
+
+
+@pytest.mark.parametrize("ticket", [[1, 2, 3], [1], [1, 1]], ids=["too many", "too few", "twice the same"])
+def test_hits_of_a_ticket_of_another_size(ticket):
+    """Its hits are not Hypergeometric(n, k, k), so no p-value of that would be true."""
+    with pytest.raises(ScoreError):
+        hits(np.array([ticket]), np.array([[1, 2]]), 7)
 
 
 def test_hits_without_draws():

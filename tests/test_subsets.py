@@ -510,6 +510,12 @@ def test_logits_that_have_no_distribution(name, row):
     assert "NaN or inf" in refused(lambda: FUNCTIONS[name](tensor(row), 2))
 
 
+@pytest.mark.parametrize("row", [[0.0, nan, 1.0, 2.0], [-inf, -inf, -inf, 2.0]], ids=["NaN", "too few balls"])
+def test_the_path_with_gradient_refuses_the_same(row):
+    for function in (log_esp, inclusion_probs, entropy):
+        refused(lambda f=function: f(tensor(row).requires_grad_(), 2))
+
+
 @NAMES
 def test_one_bad_row_spoils_the_batch(name):
     if name != "top_subsets":
