@@ -122,7 +122,7 @@ def run(data: str | None, preset: str, seed: int, offline: bool, json_file: str 
     Reads draws, tests whether they look fair, trains PowerballNet on the current era, scores it against
     uniform on draws that it has not seen, and states the forecast for the next draw date with a verdict.
     """
-    if json_file == report == "-": _fail("--json and --report cannot both be -; name a file for one", 2)
+    if json_file and json_file == report: _fail(f"--json and --report are both {report}; name two files", 2)
     for path, option in ((json_file, "--json"), (report, "--report")): _writable(path, option)
     with one_line_errors():
         try:

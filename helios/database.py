@@ -210,7 +210,7 @@ def open_engines(url: sa.URL, # as `database_url` gave it
 ) -> dict[str, sa.Engine]: # "read", "write" and "alone"; disposing of one frees the connections of all
     "Engines by what a transaction is for; StoreError when the database's driver is not installed."
     try: engine = _sqlite_engine(url) if url.get_backend_name() == "sqlite" else sa.create_engine(url)
-    except ImportError as e: raise StoreError(f"{url!r} needs {e.name}; pip install 'helios[postgres]'") from e
+    except ImportError as e: raise StoreError(f"{url!r} needs {e.name}; in a checkout: pip install -e '.[postgres]'") from e
     return {"read": engine, "write": engine.execution_options(begin="BEGIN IMMEDIATE"),
             "alone": engine.execution_options(**DIALECTS[url.get_backend_name()]["alone"])}
 

@@ -19,7 +19,7 @@ from .draws import ReadReport, load_draws
 from .fairness import Audit, audit
 from .fitting import PRESETS, EpochReport, TrainingConfig, make_windows
 from .game import POWERBALL, Era, Game
-from .memory_store import MemoryStore
+from .memory_store import MemoryStore, StoreError
 from .places import helios_home
 from .scoring import Forecast, Ticket
 from .trainer import ModelTrainer, TrainingResult
@@ -60,8 +60,11 @@ class RunResult:
 def default_store(
     home: Path | None = None,   # folder of the database; None: `HELIOS_HOME`
 ) -> MemoryStore:
-    "The store at `HELIOS_DATABASE_URL`, or the database in the home folder."
-    return MemoryStore(os.environ.get("HELIOS_DATABASE_URL") or (home or helios_home()) / "helios_memory.db")
+    "The store at `HELIOS_DATABASE_URL`, or the database in the home folder; `StoreError` for what is no URL."
+    url = os.environ.get("HELIOS_DATABASE_URL")
+    if url and "://" not in url:
+        raise StoreError(f"HELIOS_DATABASE_URL is {url!r}, which is no URL; give one such as sqlite:////home/me/helios.db")
+    return MemoryStore(url or (home or helios_home()) / "helios_memory.db")
 
 def run(
     path: str | os.PathLike | None = None,   # a file of draws; None: the user's own history, else the sample

@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_and_status_2(home, tmp_path, content, said):
 
 @pytest.mark.parametrize("words", [
     ["run", "--preset", "fast"], ["run", "--seed", "-1"], ["run", "--seed", "x"], ["fly"], ["run", "--jsno", "-"],
-    ["run", "--json", "no/such/folder/a.json"], ["run", "--report", "."], ["run", "--json", "-", "--report", "-"],
+    ["run", "--json", "no/such/folder/a.json"], ["run", "--report", "."], ["run", "--json", "-", "--report", "-"], ["run", "--json", "a.txt", "--report", "a.txt"],
 ])
 def test_wrong_usage_is_status_2(home, words):
     done = helios(*words)
@@ -163,3 +163,9 @@ def test_lab_passes_words_on_to_jupyterlab(home):
     done = helios("lab", "--version")
     assert done.returncode == 0 and done.stdout.strip()[0].isdigit()
     assert "nbs" in done.stderr or "notebooks" in done.stderr
+
+
+def test_a_database_url_that_is_none_is_one_line_and_makes_no_file(home, draws, tmp_path):
+    done = helios("run", "--data", draws, cwd=tmp_path, env=os.environ | {"HELIOS_DATABASE_URL": "nonsense"})
+    assert done.returncode == 1 and "'nonsense', which is no URL" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "nonsense").exists()
