@@ -62,8 +62,8 @@ def as_dict(self: Evaluation) -> dict:
 # %% ../nbs/05_evaluation.ipynb #cb042de4
 @patch(as_prop=True)
 def has_evidence(self: Evaluation) -> bool:
-    "Whether the e-process reached 1 / alpha; on fair draws it does so with chance alpha at most."
-    return self.process.crossed_at is not None
+    "Whether E is at least 1 / alpha after the last draw; on fair draws this has a chance of alpha at most."
+    return self.process.final >= 1 / self.process.alpha
 
 @patch(as_prop=True)
 def verdict(self: Evaluation) -> str:
@@ -76,7 +76,9 @@ def verdict(self: Evaluation) -> str:
     mean, low, high = mean_interval(self.skill.total)
     score = f"{mean:+.4f} nats a draw against uniform (95% interval {low:+.4f} to {high:+.4f}) on {n} test draws"
     if self.has_evidence:
-        return (f"evidence of skill at the {level} level: E reached {needed:.0f} after "
-                f"{self.process.crossed_at} draws and {self.process.highest:.3g} at its highest; {score}")
-    return (f"no skill: {score}; the evidence reached E = {self.process.highest:.2f} at its highest and {needed:.0f} is "
-            f"needed, which a skill of {log(needed) / n:.4f} nats a draw would have given")
+        return (f"evidence of skill at the {level} level: E is {self.process.final:.3g}, and fair draws reach {needed:.0f} "
+                f"with a chance of at most {level}; {score}")
+    top = self.process.highest
+    fell = f" ({top:.2f} at its highest on the way)" if top > 1.005 * max(self.process.final, 1.0) else ""
+    return (f"no skill: {score}; the evidence is E = {self.process.final:.2f}{fell} and {needed:.0f} is needed, "
+            f"which a skill of {log(needed) / n:.4f} nats a draw would have given")

@@ -217,7 +217,7 @@ def test_folder_where_nobody_may_write():
 
 @pytest.mark.skipif(find_spec("psycopg") is not None, reason="the driver is installed")
 def test_missing_driver():
-    with pytest.raises(StoreError, match=r"needs psycopg; pip install 'helios\[postgres\]'"):
+    with pytest.raises(StoreError, match=r"needs psycopg; in a checkout: pip install -e '.\[postgres\]'"):
         MemoryStore("postgresql://user:secret@localhost/helios")
 
 

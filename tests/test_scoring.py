@@ -645,11 +645,17 @@ def test_as_dict_has_no_infinity():
 
 
 def test_verdict_of_evidence():
-    found = judged([1.0, 1.0, 1.0, -1.0])
+    found = judged([1.0, 1.0, 1.0, 0.0])
     assert found.has_evidence
     assert found.verdict == (
-        "evidence of skill at the 5% level: E reached 20 after 3 draws and 20.1 at its highest; "
-        "+0.5000 nats a draw against uniform (95% interval -1.0912 to +2.0912) on 4 test draws")
+        "evidence of skill at the 5% level: E is 20.1, and fair draws reach 20 with a chance of at most 5%; "
+        "+0.7500 nats a draw against uniform (95% interval -0.0456 to +1.5456) on 4 test draws")
+
+
+def test_an_e_that_crossed_and_fell_back_is_no_evidence():
+    found = judged([1.0, 1.0, 1.0, -1.0])
+    assert found.process.crossed_at == 3 and not found.has_evidence
+    assert "the evidence is E = 7.39 (20.09 at its highest on the way) and 20 is needed" in found.verdict
 
 
 def test_verdict_of_no_skill():
@@ -657,12 +663,12 @@ def test_verdict_of_no_skill():
     assert not found.has_evidence
     assert found.verdict == (
         "no skill: -0.1000 nats a draw against uniform (95% interval -0.6032 to +0.4032) on 4 test draws; the evidence "
-        "reached E = 1.22 at its highest and 20 is needed, which a skill of 0.7489 nats a draw would have given")
+        "is E = 0.67 (1.22 at its highest on the way) and 20 is needed, which a skill of 0.7489 nats a draw would have given")
 
 
 def test_verdict_of_other_levels():
-    assert "at the 1% level: E reached 100 after 1 draws" in judged([5.0, 0.0], alpha=0.01).verdict
-    assert "0.1% level: E reached 1000" in judged([8.0, 0.0], alpha=0.001).verdict
+    assert "at the 1% level: E is 148, and fair draws reach 100 with a chance of at most 1%" in judged([5, 0], 0.01).verdict
+    assert "0.1% level: E is 2.98e+03, and fair draws reach 1000" in judged([8.0, 0.0], alpha=0.001).verdict
 
 
 def test_verdict_of_the_uniform_forecast():
