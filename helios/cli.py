@@ -61,6 +61,14 @@ def _writable(path: str | None, option: str) -> None:
     if not os.access(place if place.exists() else place.parent, os.W_OK):
         _fail(f"{option} {path} cannot be written; choose a place of yours", 2)
 
+def _refuse_same_file(paths: dict[str, str | None]) -> None:
+    "End with status 2 if two options name one file, also by different paths."
+    seen = {}
+    for option, path in paths.items():
+        if path is None: continue
+        other = seen.setdefault(path if path == "-" else os.path.realpath(path), option)
+        if other != option: _fail(f"{other} and {option} are both {path}; name two files", 2)
+
 def _write(path: str, text: str) -> None:
     "Write a result whole, or to standard output for `-`; status 1 if the disk refuses."
     from helios.places import write_atomic
@@ -122,7 +130,7 @@ def run(data: str | None, preset: str, seed: int, offline: bool, json_file: str 
     Reads draws, tests whether they look fair, trains PowerballNet on the current era, scores it against
     uniform on draws that it has not seen, and states the forecast for the next draw date with a verdict.
     """
-    if json_file and json_file == report: _fail(f"--json and --report are both {report}; name two files", 2)
+    _refuse_same_file({"--data": data, "--json": json_file, "--report": report})
     for path, option in ((json_file, "--json"), (report, "--report")): _writable(path, option)
     with one_line_errors():
         try:
@@ -190,6 +198,8 @@ def _ticket_lines(following) -> Iterator[str]:
     "The five most probable tickets."
     if following.is_uniform:
         yield "           the forecast is uniform: no ticket is better than another, these come first by number"
+    elif following.uniform_parts:
+        yield f"           the {following.uniform_parts[0]} are uniform, and stand here in the order of their numbers"
     for ticket in following.tickets[:5]:
         numbers = " ".join(f"{ball:2}" for ball in ticket.whites)
         yield f"           {numbers} + {ticket.powerball:2}   1 in {1 / ticket.probability:,.0f}"

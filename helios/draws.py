@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -338,8 +339,8 @@ def simulate(
 ) -> pd.DataFrame:                                      # the one table, marked as simulated
     "Simulated draws on the game's draw dates: fair, or with balls of uneven weight."
     if n < 0 or seed < 0: raise DrawError(f"cannot simulate {n} draws with seed {seed}; give 0 or more of both")
-    calendar = game.draw_dates(first or game.eras[-1].first)
-    days = [next(calendar) for _ in range(n)]
+    days = list(islice(game.draw_dates(first or game.eras[-1].first), n))
+    if len(days) < n: raise DrawError(f"only {len(days)} of {n} draws are due from {first} on; begin earlier")
     parts = [_simulate_era(game, era, [day for day in days if game.era(day) is era], np.random.default_rng([seed, e]),
                            white_weights or {}, powerball_weights or {}) for e, era in enumerate(game.eras)]
     table = pd.concat([part for part in parts if len(part)] or parts[-1:], ignore_index=True)

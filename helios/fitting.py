@@ -43,6 +43,7 @@ class TrainingConfig:
     frequency_weight: float = 0.1       # weight of the `frequency` loss beside whites and powerball
     confidence_weight: float = 0.1      # weight of the `confidence` loss
     seed: int = 0
+    threads: int = 0                    # that torch may use while training; 0 leaves it as it is
 
     def __post_init__(self): _validate(self)
 
@@ -50,7 +51,7 @@ class TrainingConfig:
 _RANGES = {"learning_rate": (1e-7, 1.0), "batch_size": (1, 4096), "epochs": (0, 100_000), "sequence_length": (1, 1000),
            "validation_split": (0.0, 0.8), "early_stopping_patience": (0, 100_000), "test_split": (0.0, 0.8),
            "hidden": (8, 4096), "layers": (1, 16), "heads": (1, 64), "dropout": (0.0, 0.9), "weight_decay": (0.0, 10.0),
-           "frequency_weight": (0.0, 100.0), "confidence_weight": (0.0, 100.0), "seed": (0, 2**63 - 1)}
+           "frequency_weight": (0.0, 100.0), "confidence_weight": (0.0, 100.0), "seed": (0, 2**63 - 1), "threads": (0, 1024)}
 
 def _validate(config: TrainingConfig) -> None:
     "Refuse values of the wrong kind or out of range, naming the field."
@@ -64,7 +65,8 @@ def _validate(config: TrainingConfig) -> None:
                          "train on; keep their sum at 0.8 or below")
 
 PRESETS = {
-    "quick": TrainingConfig(hidden=64, layers=1, epochs=40, learning_rate=0.002, dropout=0.5, weight_decay=1.0),
+    "quick": TrainingConfig(hidden=64, layers=1, epochs=40, learning_rate=0.002, dropout=0.5, weight_decay=1.0,
+                            threads=1),
     "full": TrainingConfig()}
 
 # %% ../nbs/12_fitting.ipynb #f6f2e971

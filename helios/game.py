@@ -8,7 +8,7 @@ __all__ = ['POWERBALL', 'GameError', 'Era', 'in_force', 'DrawDays', 'Prizes', 'P
 # %% ../nbs/00_game.ipynb #48d02330
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from fractions import Fraction
 from math import comb, log
 
@@ -165,8 +165,11 @@ def draw_dates(
 
 @patch
 def next_draw(self: Game, after: date) -> date:
-    "The first draw date later than `after`."
-    return next(self.draw_dates(after + timedelta(days=1)))
+    "The first draw date later than `after`; `GameError` at the end of the calendar."
+    days = self.draw_dates(date.fromordinal(min(after.toordinal() + 1, date.max.toordinal())))
+    following = next((day for day in days if day > after), None)
+    if following is None: raise GameError(f"no {self.name} draw is due after {after}; correct the date")
+    return following
 
 # %% ../nbs/00_game.ipynb #83012e3b
 _MON, _TUE, _WED, _FRI, _SAT = 0, 1, 2, 4, 5

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .draws import ReadReport, load_draws
 from .fairness import Audit, audit
-from .fitting import PRESETS, EpochReport, TrainingConfig, make_windows
+from .fitting import PRESETS, EpochReport, TrainError, TrainingConfig, make_windows
 from .game import POWERBALL, Era, Game
 from .memory_store import MemoryStore, StoreError
 from .places import helios_home
@@ -35,9 +35,15 @@ class NextDraw:
     era: Era
 
     @property
+    def uniform_parts(self) -> list[str]:
+        "Which of whites and powerball are uniform, so that their order in `tickets` means nothing."
+        parts = {"whites": self.forecast.white_logits, "powerball": self.forecast.powerball_logits}
+        return [name for name, logits in parts.items() if logits.std() <= 1e-9]
+
+    @property
     def is_uniform(self) -> bool:
-        "Whether every ticket has the same probability, so that the order of `tickets` means nothing."
-        return not (self.forecast.white_logits.std() > 1e-9 or self.forecast.powerball_logits.std() > 1e-9)
+        "Whether every ticket has the same probability."
+        return len(self.uniform_parts) == 2
 
 # %% ../nbs/35_pipeline.ipynb #bfc0ee9c
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def run(
     on_stage("draws")
     draws, read = load_draws(path, game)
     make_windows(draws, config)
+    _refuse_new_era(draws, game)
     on_read(draws, read)
     on_stage("audit")
     found = audit(draws, game)
@@ -92,7 +99,14 @@ def run(
         _put_on_record(store, trained, following)
     return RunResult(draws, read, found, trained, following, _notices(read, following))
 
-# %% ../nbs/35_pipeline.ipynb #eb5fb3dc
+# %% ../nbs/35_pipeline.ipynb #74c97cd5
+def _refuse_new_era(draws: pd.DataFrame, game: Game) -> None:
+    "`TrainError` if the draw after `draws` is under another matrix than the last of them."
+    day, last = game.next_draw(draws.draw_date.iloc[-1].date()), draws.era.iloc[-1]
+    if game.era(day).name != last:
+        raise TrainError(f"the draws end in era {last}, and the next one, {day}, opens {game.era(day).name}; "
+                         "no draw of that era is there to learn from, name a newer file")
+
 def forecast_next(trained: TrainingResult, draws: pd.DataFrame, game: Game = POWERBALL, n_tickets: int = 10) -> NextDraw:
     "The forecast of the draw that is due after the last of `draws`."
     forecast, confidence = trained.model.next_forecast(draws)
@@ -127,13 +141,16 @@ def as_dict(self: RunResult) -> dict:
     return {
         "draws": {"n": len(self.draws), "first": days.iloc[0], "last": days.iloc[-1], "source": self.read.source,
                   "simulated": self.read.simulated, "missing": [str(day) for day in self.read.missing],
-                  "duplicates": [str(day) for day in self.read.duplicates],
+                  **{name: [str(day) for day in getattr(self.read, name)]
+                     for name in ("duplicates", "future", "off_calendar")},
                   "set_aside": [{"line": s.line, "value": s.value, "reason": s.reason} for s in self.read.set_aside]},
         "baseline_nats": following.era.baseline_nats["total"],
         "audit": self.audit.as_dict(),
         "training": about["training"],
         "evaluation": about["evaluation"],
-        "forecast": following.as_dict(),
+        "forecast": following.as_dict() | {"confidence": {
+            "stated": following.confidence, "stated_on_test": about["confidence"]["stated"],
+            "observed_on_test": about["confidence"]["observed"]}},
         "verdict": self.verdict,
         "notices": self.notices,
         "model": {"name": about["name"], "version": about["version"], "file": str(self.training.model.file.path),
@@ -145,6 +162,6 @@ def as_dict(self: NextDraw) -> dict:
     "The forecast under the keys of `helios run --json`; ball 1 comes first in both lists."
     tickets = [{"whites": list(t.whites), "powerball": t.powerball, "probability": t.probability} for t in self.tickets]
     return {"draw_date": str(self.draw_date), "era": self.era.name, "is_uniform": self.is_uniform, "tickets": tickets,
-            "uniform_probability": 1 / self.era.n_tickets, "confidence": self.confidence,
+            "uniform_probability": 1 / self.era.n_tickets,
             "white_inclusion": self.forecast.white_inclusion[0].tolist(),
             "powerball": self.forecast.powerball_probs[0].tolist()}

@@ -23,8 +23,11 @@ def write_atomic(
     data: bytes | str,         # its whole content; text is written as UTF-8
 ) -> Path:
     "Write a file whole or not at all; `OSError` where the place cannot be written."
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return path
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(beside, "wb") as f:

@@ -112,6 +112,7 @@ def _figures(result: RunResult) -> Iterable[tuple[str, str]]:
     yield "training", svg(plot_training(result.training.reports))
     if len(evaluation):
         yield "evidence", svg(plot_evidence(evaluation))
+    if len(evaluation) and evaluation.shrink[0]:
         yield "reliability", svg(plot_reliability(evaluation))
 
 # %% ../nbs/36_report.ipynb #220b6417

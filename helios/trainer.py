@@ -122,11 +122,16 @@ def _check_name(name: str) -> None:
         raise TrainError(f"model name {name!r}; use up to 64 letters, digits, - and _")
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    "Torch's generator starts at `seed` inside, and goes on afterwards as if nothing had happened."
+def _seeded(seed: int, threads: int) -> Iterator[None]:
+    "Torch's generator starts at `seed` inside, on so many threads (0: as they are); both are put back afterwards."
+    before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        yield
+        if threads: torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 # %% ../nbs/31_trainer.ipynb #3b5dcbdd
 @patch
@@ -144,7 +149,7 @@ def _run(self: ModelTrainer, draws, windows: Windows, split: Split, config: Trai
             save_model(net, self._checkpoint(job_id), {"name": name, "job_id": job_id, "epoch": report.epoch})
         on_epoch(report)
 
-    with _seeded(config.seed):
+    with _seeded(config.seed, config.threads):
         net = PowerballNet(era.whites, era.powerballs, era.picked, config.sequence_length, config.hidden,
                            config.layers, config.heads, config.dropout)
         reports = fit(net, windows, split, config, log_epoch)
@@ -200,7 +205,11 @@ def _save(self: ModelTrainer, net: PowerballNet, name: str, about: dict) -> Mode
                 break
     except OSError as e:
         raise ModelError(f"{folder}: cannot be written ({e.strerror}); set HELIOS_HOME to a folder of yours") from e
-    saved = save_model(net, path, about | {"version": version})
+    try:
+        saved = save_model(net, path, about | {"version": version})
+    except BaseException:               # also Ctrl-C: a claimed number without a model is nothing to keep
+        for claimed in (path, path.with_suffix(".json")): claimed.unlink(missing_ok=True)
+        raise
     for leftover in (path := self._checkpoint(about["job_id"]), path.with_suffix(".json")):
         leftover.unlink(missing_ok=True)
     return saved

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,27 @@ def test_a_database_url_that_is_none_is_one_line_and_makes_no_file(home, draws, 
     done = helios("run", "--data", draws, cwd=tmp_path, env=os.environ | {"HELIOS_DATABASE_URL": "nonsense"})
     assert done.returncode == 1 and "'nonsense', which is no URL" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "nonsense").exists()
+
+
+def test_two_paths_of_one_file_are_refused_and_the_input_survives(home, draws):
+    before = draws.read_bytes()
+    for words in (["--report", draws], ["--json", draws.parent / "." / draws.name]):
+        done = helios("run", "--data", draws, *words)
+        assert done.returncode == 2 and "name two files" in done.stderr
+    assert draws.read_bytes() == before
+
+
+def test_a_pipe_is_written_into_and_stays_a_pipe(home, draws, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        assert helios("run", "--data", draws, "--json", tmp_path / "pipe").returncode == 0
+        assert_contract(json.loads(reader.stdout.read()))
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(("first", "n", "said"), [("2002-01-02", 80, "opens 5/53"), ("9999-06-01", 91, "no Powerball draw is due")])
+def test_a_history_whose_next_draw_cannot_be_forecast_is_refused_at_once(home, tmp_path, first, n, said):
+    """The last draws before a new matrix (2002-10-09), and the last of the calendar."""
+    write_draws(simulate(n=n, seed=1, first=date.fromisoformat(first)), tmp_path / "draws.csv")
+    done = helios("run", "--data", tmp_path / "draws.csv")
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr

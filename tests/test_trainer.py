@@ -194,3 +194,14 @@ def test_too_short_a_history_opens_no_session(tmp_path, store):
     with pytest.raises(ValueError, match="there are no draws"):
         ModelTrainer(store, tmp_path).train(draw_table([]), SMALL, job_id="job")
     assert store.get_training_session("job") is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
+def test_a_claimed_version_without_a_model_does_not_stay(tmp_path, store, monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr("helios.trainer.save_model", stop)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        ModelTrainer(store, tmp_path).train(simulate(n=150, seed=1), replace(SMALL, epochs=1, model_checkpoint=False))
+    assert list((tmp_path / "models").iterdir()) == []
