@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIMULATED_MARK', 'MOST_BYTES', 'MOST_LISTED', 'SAMPLE_SEED', 'SAMPLE_DRAWS', 'draw_table', 'drawn_columns', 'problem',
-           'parse_draws', 'read_draws', 'Bias', 'ball_weights', 'simulate_balls', 'simulate', 'write_draws',
-           'make_sample', 'sample_path', 'load_draws', 'era_draws', 'balls']
+           'parse_draws', 'read_draws', 'Bias', 'ball_weights', 'simulate_balls', 'simulate', 'draws_csv',
+           'write_draws', 'make_sample', 'sample_path', 'load_draws', 'era_draws', 'balls']
 
 # %% ../nbs/01_draws.ipynb #587dfd78
 import os
@@ -302,19 +302,22 @@ def _spin(game: Game, days: list[date], rng: np.random.Generator) -> list[int | 
     return spun
 
 # %% ../nbs/01_draws.ipynb #8d0af81f
-def write_draws(
-    draws: pd.DataFrame,
-    path: str | os.PathLike,
-    note: str = "",            # a line about the draws, kept in the file as a comment
-) -> None:
-    "Write the one table as CSV, atomically, marked if simulated; `DrawError` if the place refuses."
+def draws_csv(
+    draws: pd.DataFrame,   # the one table
+    note: str = "",        # a line about the draws, kept as a comment
+) -> str:                  # the file, line by line
+    "The one table as CSV; simulated draws are marked as such on the first line."
     text = StringIO()
     if draws.attrs.get("simulated"):
         text.write(f"{SIMULATED_MARK} by Helios: these draws come from a random number generator, not from a lottery\n")
     if note: text.write(f"# {' '.join(note.split())}\n")
     draws.drop(columns="era").to_csv(text, index=False, date_format="%Y-%m-%d", lineterminator="\n")
+    return text.getvalue()
+
+def write_draws(draws: pd.DataFrame, path: str | os.PathLike, note: str = "") -> None:
+    "Write the file that `draws_csv` makes, atomically; `DrawError` if the place refuses."
     try:
-        write_atomic(path, text.getvalue())
+        write_atomic(path, draws_csv(draws, note))
     except OSError as e:
         raise DrawError(f"{path}: cannot be written ({e.strerror}); choose another place") from e
 
