@@ -18,8 +18,8 @@ import click
 
 # %% ../nbs/55_console.ipynb #03a3d11f
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
-                 "fairness": "FairnessError", "value": "TicketError", "monitor": "MonitorError",
-                 "truth": "TruthError", "selftest": "SelftestError"}
+                 "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
+                 "forecasters": "ForecasterError", "truth": "TruthError", "selftest": "SelftestError"}
 _MACHINE_ERRORS = {"memory_store": "StoreError", "weights": "ModelError", "sources": "SourceError"}
 
 def _belongs(error: Exception, families: dict[str, str]) -> bool:
