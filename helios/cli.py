@@ -19,7 +19,7 @@ import click
 import helios
 from .console import as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
-from .study_commands import ev, selftest, simulate
+from .study_commands import audit, ev, selftest, simulate
 
 # %% ../nbs/60_cli.ipynb #71f02aae
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,7 +33,7 @@ def main() -> None:
     helios lab                       the notebooks
     """
 
-for command in (ev, simulate, selftest): main.add_command(command)
+for command in (audit, ev, simulate, selftest): main.add_command(command)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
 class TrainingBar:

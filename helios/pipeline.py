@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .draws import ReadReport, load_draws
-from .fairness import Audit, audit
+from .fairness import Audit, examine
 from .fitting import PRESETS, EpochReport, TrainError, TrainingConfig, make_windows
 from .game import POWERBALL, Era, Game
 from .memory_store import MemoryStore, StoreError
@@ -90,7 +90,7 @@ def run(
     _refuse_new_era(draws, game)
     on_read(draws, read)
     on_stage("audit")
-    found = audit(draws, game)
+    found = examine(draws, game)
     on_stage("training")
     with default_store(home) as store:
         trained = ModelTrainer(store, home, game).train(draws, config, on_epoch=on_epoch)

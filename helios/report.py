@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 
 from .draws import balls, era_draws
 from .evaluation import Evaluation
-from .fairness import ball_counts, fair_band
 from .fitting import EpochReport
+from .game import Era
 from .pipeline import NextDraw, RunResult
+from .randomness import ball_counts, fair_band
 from .scoring import mean_interval
 
 # %% ../nbs/36_report.ipynb #ad04fc24
@@ -130,6 +131,11 @@ def likeliest(following: NextDraw, n: int = 10) -> tuple[list, list]:
     return top(following.forecast.white_inclusion[0]), top(following.forecast.powerball_probs[0])
 
 # %% ../nbs/36_report.ipynb #4419491f
+def _eras(result: RunResult) -> list[Era]:
+    "Eras that the audit has something to say about, the newest first."
+    said = [found.era for found in (*result.audit.tests, *result.audit.skipped)]
+    return sorted(set(said), key=lambda era: era.first, reverse=True)
+
 def report_html(result: RunResult) -> str:
     "The run as one HTML page that needs nothing else."
     template = files("helios").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -138,5 +144,5 @@ def report_html(result: RunResult) -> str:
     whites, powerballs = likeliest(result.next_draw)
     return environment.from_string(template).render(
         result=result, keys=result.as_dict(), about=result.training.model.file.sidecar, next=result.next_draw,
-        figures=dict(_figures(result)), skill=skill_rows(result.training.evaluation),
-        audit=[test.as_dict() for test in result.audit.tests], likely_whites=whites, likely_powerballs=powerballs)
+        figures=dict(_figures(result)), audited_eras=_eras(result), skill=skill_rows(result.training.evaluation),
+        likely_whites=whites, likely_powerballs=powerballs)
