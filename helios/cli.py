@@ -19,6 +19,7 @@ import click
 import helios
 from .console import as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
+from .data_commands import data
 from .study_commands import audit, ev, selftest, simulate
 
 # %% ../nbs/60_cli.ipynb #71f02aae
@@ -30,10 +31,14 @@ def main() -> None:
     \b
     helios run                       the whole job, on your draws or on a simulated sample
     helios run --data draws.csv      the same, on a file of draws
+    helios audit --data draws.csv    only: do the draws look fair?
+    helios ev --jackpot-cash 3e8 --tickets-sold 4e7      what a ticket is worth
+    helios selftest --quick          would Helios find a bias if there were one?
+    helios data update               your own history of draws, from public sources
     helios lab                       the notebooks
     """
 
-for command in (audit, ev, simulate, selftest): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest): main.add_command(command)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
 class TrainingBar:
@@ -66,7 +71,7 @@ class TrainingBar:
               help="quick: a small net, about half a minute. full: the net as specified, much longer.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
               help="Equal seeds on equal draws give equal weights.")
-@click.option("--offline", is_flag=True, help="Use no network. (Nothing in this version does.)")
+@click.option("--offline", is_flag=True, help="Use no network; without --data, the draws at hand.")
 @json_option
 @click.option("--report", metavar="FILE.html", help="Write a report with plots that stands alone.")
 def run(data: str | None, preset: str, seed: int, offline: bool, json_file: str | None, report: str | None) -> None:
@@ -79,7 +84,7 @@ def run(data: str | None, preset: str, seed: int, offline: bool, json_file: str 
     for path, option in ((json_file, "--json"), (report, "--report")): require_writable(path, option)
     with one_line_errors():
         try:
-            result = _run(data, preset, seed)
+            result = _run(data, preset, seed, offline)
             if report: write_text(report, _report_html(result), "the model is saved")
             if json_file: write_text(json_file, as_json(result.as_dict()), "the model is saved")
         except KeyboardInterrupt as e:
@@ -99,7 +104,7 @@ def _report_html(result) -> str:
     from helios.report import report_html
     return report_html(result)
 
-def _run(data: str | None, preset: str, seed: int):
+def _run(data: str | None, preset: str, seed: int, offline: bool):
     "The main job with its progress on standard error."
     from dataclasses import replace
 
@@ -113,8 +118,23 @@ def _run(data: str | None, preset: str, seed: int):
         if read.simulated: simulated_notice(data is None)
         for line in read.lines(): console.print(f"Draws      {line}", soft_wrap=True, markup=False)
 
+    if data is None and not offline: _try_update(console)
     with TrainingBar(console) as bar:
         return run_job(data, replace(PRESETS[preset], seed=seed), on_read=on_read, on_epoch=bar)
+
+# %% ../nbs/60_cli.ipynb #6bc3768a
+def _try_update(console) -> None:
+    "New draws into the user's own history, or a line that says why not."
+    from helios.draws import DrawError
+    from helios.sources import SourceError
+    from helios.update import update
+    try:
+        report = update(patience_s=3, retries=0)
+    except (SourceError, DrawError) as e:
+        console.print(f"Draws      not updated: {' '.join(str(e).split())}", soft_wrap=True, markup=False)
+    else:
+        new = f"{len(report.added):,} new draws" if report.added else "no new draws"
+        console.print(f"Draws      updated: {new}; helios data check says more", soft_wrap=True, markup=False)
 
 # %% ../nbs/60_cli.ipynb #da3c7c28
 def summary(result) -> Iterator[str]:

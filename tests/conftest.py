@@ -12,6 +12,10 @@ IN_CI = os.environ.get("CI") == "true"
 os.environ["HELIOS_HOME"] = tempfile.mkdtemp(prefix="helios-tests-")
 os.environ.pop("HELIOS_DATABASE_URL", None)
 
+# Nothing that a test does may touch the network: nobody listens there.
+for _name in ("HELIOS_NY_URL", "HELIOS_TEXAS_URL"):
+    os.environ[_name] = "http://127.0.0.1:9/draws.csv"
+
 
 def pytest_unconfigure(config):
     shutil.rmtree(os.environ["HELIOS_HOME"], ignore_errors=True)
