@@ -12,8 +12,6 @@ _HOME_OF = {
     "scoring": ["Forecast", "calibration", "e_process", "fit_shrinkage", "mean_interval"],
     "monitor": ["Monitor", "watch"],
     "fairness": ["audit", "examine"],
-    "update": ["update"],
-    "truth": ["expected_skill", "truth"],
     "evaluation": ["Evaluation", "evaluate"],
     "value": ["sales", "ticket_value"],
     "net": ["PowerballNet"],
@@ -21,7 +19,6 @@ _HOME_OF = {
     "memory_store": ["MemoryStore", "StoreError"],
     "trainer": ["ModelTrainer", "TrainedModel"],
     "forecasters": ["FORECASTERS", "Forecaster", "Frequency", "Repeats", "Steps", "walk"],
-    "selftest": ["selftest"],
     "pipeline": ["run"],
     "report": ["report_html"],
 }
