@@ -345,9 +345,9 @@ def verdict(self: Audit) -> str:
     "What was found, over how many tests, and what could have been missed."
     mark = "SIMULATED draws, not those of a lottery. " if self.simulated else ""
     if not self.tests:
-        why = "no era can be tested, see `skipped`" if self.skipped else "there are no draws"
+        why = "no era can be tested, each says why beside the results" if self.skipped else "there are no draws"
         return f"{mark}No test was run: {why}."
-    left_out = f"Tests not run, as `skipped` explains: {len(self.skipped)}." if self.skipped else ""
+    left_out = f"Tests that these draws cannot support, each with its reason beside the results: {len(self.skipped)}." if self.skipped else ""
     sentences = [f"{_finding(self.tests, self.alpha)}.", f"{_missed(self)}.", left_out, self.monitor_verdict, _BLIND]
     return mark + " ".join(filter(None, sentences))
 

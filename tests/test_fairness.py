@@ -395,10 +395,10 @@ def test_tiny_eras_are_skipped_and_named():
         (NOW, "white_pairs", "100 draws expect 0.426 of each pair of whites, below 1; it takes 235 draws")]
     assert (found.detectable[0].white_ball_bias, found.detectable[0].powerball_bias) == (
         detectable_weight(100, 69, 5), None)
-    assert "Tests not run, as `skipped` explains: 5." in found.verdict
+    assert "each with its reason beside the results: 5." in found.verdict
     assert "or a single powerball" not in found.verdict
     assert "No era is long enough to show a bias of a single ball." in audit(draws[:40]).verdict
-    assert audit(draws[:1]).verdict.endswith("no era can be tested, see `skipped`.")
+    assert audit(draws[:1]).verdict.endswith("no era can be tested, each says why beside the results.")
 
 
 def test_what_was_missed_is_said_of_an_era_whose_balls_were_tested():

@@ -41,6 +41,6 @@ def test_in_a_browser(page, chromium, width):
         boxes = [figure.bounding_box() for figure in tab.locator("figure svg").all()]
         text, full_width = tab.inner_text("body"), tab.evaluate("document.documentElement.scrollWidth")
     assert (said, asked) == ([], [page.as_uri()])
-    assert len(boxes) == 4 and all(box["width"] > 250 and box["height"] > 80 for box in boxes)
+    assert len(boxes) == 5 and all(box["width"] > 250 and box["height"] > 80 for box in boxes)
     assert full_width <= width
     assert "Verdict." in text and "SIMULATED DRAWS" in text and "1 in 292,201,338" in text
