@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .drum import fair_sets, weighted_sets
+from .drum import HEAVIEST, LIGHTEST, fair_sets, weighted_sets
 from .formats import FORMATS, Draw, DrawError, ReadReport, SetAside, Text, choose_format, shown, with_order
 from .game import POWERBALL, Era, Game, GameError
 from .places import helios_home, write_atomic
@@ -214,8 +214,8 @@ def ball_weights(
     for ball, weight in (given.items() if isinstance(given, Mapping) else ((i, given) for i in range(1, n + 1))):
         if not (isinstance(ball, int | np.integer) and 1 <= ball <= n):
             raise DrawError(f"{what} {ball!r} is not a ball from 1 to {n}")
-        if isinstance(weight, str) or not 0 < weight < np.inf:
-            raise DrawError(f"weight {weight!r} of {what} {ball}: give a positive number")
+        if isinstance(weight, str) or not LIGHTEST <= weight <= HEAVIEST:
+            raise DrawError(f"weight {weight!r} of {what} {ball}: give a positive number from {LIGHTEST:g} to {HEAVIEST:g}")
         weights[ball - 1] = weight
     return weights
 
@@ -271,7 +271,8 @@ def simulate(
     "Simulated draws on the game's draw dates: fair, or with a planted bias; `DrawError` for what cannot be."
     if n < 0 or seed < 0: raise DrawError(f"cannot simulate {n} draws with seed {seed}; give 0 or more of both")
     bias = Bias(white_weights or {}, powerball_weights or {}, follow, repeat, since)
-    days = list(islice(game.draw_dates(first or game.eras[-1].first), n))
+    first = first or game.eras[-1].first
+    days = list(islice(game.draw_dates(first), n))
     if len(days) < n: raise DrawError(f"only {len(days)} of {n} draws are due from {first} on; begin earlier")
     parts = [_simulate_era(game, era, [day for day in days if game.era(day) is era], np.random.default_rng([seed, e]), bias)
              for e, era in enumerate(game.eras)]

@@ -47,8 +47,13 @@ class Forecaster(ABC):
         return self
 
     def update(self, whites: np.ndarray, powerball: int) -> None:
-        "Add one draw of the same era, without learning anew; `ForecasterError` before `fit`."
+        "Add one draw of the same era, without learning anew; `ForecasterError` before `fit` or for no draw of it."
         self._require_fit()
+        era, whites = self.era, np.asarray(whites)
+        if whites.shape != (era.picked,) or len({*whites.tolist()} & {*range(1, era.whites + 1)}) < era.picked or \
+                powerball not in range(1, era.powerballs + 1):
+            raise ForecasterError(f"whites {whites.tolist()} and powerball {powerball} are no draw of {era.name}; give "
+                                  f"{era.picked} different whites from 1 to {era.whites} and a powerball from 1 to {era.powerballs}")
         self.whites, self.powerballs = np.vstack([self.whites, np.sort(whites)]), np.append(self.powerballs, powerball)
 
     def forecast(self) -> Forecast:
@@ -180,12 +185,15 @@ FORECASTERS = {cls.name: cls for cls in (Uniform, Frequency, Steps, Repeats)}
 def looks_ahead(
     forecaster: Forecaster,
     draws: pd.DataFrame,   # a history with more than one draw in its last era
-    at: int,               # draw of that era from which on everything is altered
+    at: int,               # draw of that era from which on every ball is altered, counted from 0
 ) -> bool:
-    "Whether forecasts of draws up to `at` change when draw `at` and later ones do."
+    "Whether forecasts of draws up to `at` change when draw `at` and later ones do; `ForecasterError` outside the era."
     current = era_draws(draws)
-    altered, start = current.copy(), max(1, at // 2)
-    altered.loc[at:, current.columns[1:]] = current.loc[at:, current.columns[1:]].to_numpy()[::-1]
+    if not 0 < at < len(current): raise ForecasterError(f"nothing to alter at draw {at} of {len(current)}; give 1 to {len(current) - 1}")
+    era, altered, start = forecaster.game.era_named(current.era.iloc[0]), current.copy(), max(1, at // 2)
+    columns = forecaster.game.white_columns
+    altered.loc[at:, columns] = np.sort(current.loc[at:, columns].to_numpy() % era.whites + 1, axis=1)   # each ball the next one
+    altered.loc[at:, "powerball"] = current.powerball[at:] % era.powerballs + 1
     one, other = (walk(forecaster, table, start) for table in (current, altered))
     return not all(torch.equal(a[:at - start + 1], b[:at - start + 1])
                    for a, b in ((one.white_logits, other.white_logits), (one.powerball_logits, other.powerball_logits)))

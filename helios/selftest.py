@@ -7,8 +7,12 @@ __all__ = ['BIASES', 'FAIR', 'NET', 'QUICK', 'FULL', 'SelftestError', 'Trial', '
            'run_all', 'Case', 'Selftest', 'selftest']
 
 # %% ../nbs/34_selftest.ipynb #6fa9b210
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -110,8 +114,8 @@ def histories(plan: Plan) -> list[History]:
     "All histories of a plan, those with the network first since they take longest; `SelftestError` for an empty plan."
     if not plan.sizes or min(plan.sizes) < 150 or plan.seeds < 1:
         raise SelftestError(f"histories of {plan.sizes} draws and {plan.seeds} seeds: give 150 draws or more, and a seed")
-    planted = [History(bias, n, 100 + seed, seed < plan.net_seeds, plan.config)
-               for n in plan.sizes for bias in BIASES for seed in range(plan.seeds)]
+    planted = [History(bias, n, 100 * i + seed, seed < plan.net_seeds, plan.config)
+               for n in plan.sizes for i, bias in enumerate(BIASES, 1) for seed in range(plan.seeds)]
     fair = [History(FAIR, plan.sizes[0], 10_000 + seed, seed < plan.fair_net, plan.config) for seed in range(plan.fair)]
     return sorted(planted + fair, key=lambda history: (not history.with_net, -history.n))
 
@@ -119,20 +123,35 @@ def histories(plan: Plan) -> list[History]:
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    "Processes started inside do not hear Ctrl-C; they inherit that with their start."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 def run_all(
     todo: list[History],
     jobs: int = 2,                                              # processes; 1 stays in this one
     on_done: Callable[[History], None] = lambda history: None,  # called after each history
 ) -> list[Trial]:                                               # in the order of `todo`
-    "The trials of all histories."
+    "The trials of all histories; `SelftestError` if a process is ended from outside."
     if jobs <= 1: return [trial for history in todo for trial in _done(run_history(history), history, on_done)]
     with ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool:
         try:
-            running = {pool.submit(run_history, history): history for history in todo}
+            with _deaf_to_interrupts(): running = {pool.submit(run_history, history): history for history in todo}
             for future in as_completed(running): _done(future.result(), running[future], on_done)
-        except BaseException:
+        except BaseException as e:
+            workers = list((pool._processes or {}).values())     # Python 3.14 has terminate_workers for this
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            for worker in workers: worker.terminate()
+            if not isinstance(e, BrokenProcessPool): raise
+            raise SelftestError("a worker process was ended from outside, perhaps for want of memory; use fewer jobs") from e
     return [trial for future in running for trial in future.result()]
 
 def _done(trials: list[Trial], history: History, on_done: Callable[[History], None]) -> list[Trial]:
@@ -173,7 +192,7 @@ class Selftest:
 
     @property
     def cases(self) -> list[Case]:
-        "One for each bias, length and forecaster, in the order of the trials."
+        "One for each bias, length and forecaster, in the order of lengths, `BIASES` and forecasters."
         groups: dict[tuple, list[Trial]] = {}
         for t in self.trials:
             if t.bias != FAIR: groups.setdefault((t.n, t.bias, t.forecaster), []).append(t)
@@ -212,7 +231,7 @@ def false_alarms(self: Selftest) -> dict[str, float]:
 @patch(as_prop=True)
 def passed(self: Selftest) -> bool:
     "Whether everything planted was found and fair draws raised no more alarms than allowed."
-    return not self.missed and self.false_alarms["alarms"] <= self.false_alarms["allowed"]
+    return bool(self.trials) and not self.missed and self.false_alarms["alarms"] <= self.false_alarms["allowed"]
 
 # %% ../nbs/34_selftest.ipynb #7edd06a5
 @patch(as_prop=True)
@@ -221,9 +240,10 @@ def verdict(self: Selftest) -> str:
     fair, planted = self.false_alarms, len({(t.bias, t.n) for t in self.trials if t.bias != FAIR})
     found = (f"all {planted} planted biases were found" if not self.missed else
              f"{len(self.missed)} of {planted} planted biases were MISSED: " + ", ".join(f"{b} (n {n})" for b, n in self.missed))
+    if not self.trials: return "FAILED: nothing was tried"
     alarms = f"{fair['alarms'] or 'no'} alarm{'s' * (fair['alarms'] != 1)} on {fair['histories']} fair histories"
-    return (f"{'passed' if self.passed else 'FAILED'}: {found}; {alarms} (at most {100 * self.alpha:g}% may raise one; "
-            f"largest E {fair['largest_e']:.3g})")
+    return (f"{'passed' if self.passed else 'FAILED'}: {found}; {alarms} (an honest {100 * self.alpha:g}% would stay at "
+            f"{fair['allowed']} or fewer; largest E {fair['largest_e']:.3g})")
 
 @patch
 def as_dict(self: Selftest) -> dict:
@@ -238,8 +258,9 @@ def lines(self: Selftest) -> Iterator[str]:
     if self.cases:
         yield f"{'planted':34} {'n':>5} {'forecaster':13} {'there':>7} {'found':>7} {'share':>6}  {'sampled':>7} {'E':>9}"
     for case in self.cases:
-        yield (f"{case.bias:34} {case.n:5} {case.forecaster:13} {case.oracle_nats:7.4f} {case.skill_nats:7.4f} "
-               f"{case.recovered:6.0%}  {case.sampled_nats:7.4f} {case.e_value:9.3g}{'  alarm' if case.alarm else ''}")
+        skill, sampled, share = (round(x, 4) + 0.0 for x in (case.skill_nats, case.sampled_nats, case.recovered))   # no -0
+        yield (f"{case.bias:34} {case.n:5} {case.forecaster:13} {case.oracle_nats:7.4f} {skill:7.4f} "
+               f"{round(share, 2) + 0.0:6.0%}  {sampled:7.4f} {case.e_value:9.3g}{'  alarm' if case.alarm else ''}")
     if self.cases:
         yield "there, found, sampled: nats a draw; found is expected under the truth, sampled what these test draws showed"
     yield f"Verdict    {self.verdict}"

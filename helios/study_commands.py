@@ -6,6 +6,7 @@
 __all__ = ['audit', 'audit_lines', 'weights_in', 'Weights', 'Day', 'simulate', 'ev', 'selftest']
 
 # %% ../nbs/57_study_commands.ipynb #64700d46
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -63,10 +64,11 @@ def audit_lines(found) -> Iterator[str]:
 
 # %% ../nbs/57_study_commands.ipynb #1255432b
 def weights_in(text: str) -> dict[int, float]:
-    "Weights by ball from words such as `7=2,12=1.5`; `ValueError` for anything else."
-    pairs = [pair.split("=") for pair in text.split(",")]
-    if any(len(pair) != 2 for pair in pairs): raise ValueError(f"{text!r} is not like 7=2,12=1.5")
-    return {int(ball): float(weight) for ball, weight in pairs}
+    "Weights by ball from words such as `7=2,12=1.5`; `ValueError` for anything else, and for a ball named twice."
+    pairs = [re.fullmatch(r"\s*([0-9]{1,4})\s*=\s*([0-9A-Za-z.+-]+)\s*", pair) for pair in text.split(",")]
+    weights = {int(pair[1]): float(pair[2]) for pair in pairs if pair}
+    if len(weights) < len(pairs): raise ValueError(f"{text!r} is not like 7=2,12=1.5, each ball once")
+    return weights
 
 class Weights(click.ParamType):
     "Weights by ball; a bare number too, where `bare` is set."
@@ -79,7 +81,7 @@ class Weights(click.ParamType):
         try:
             return float(value) if self.bare and "=" not in value else weights_in(value)
         except ValueError:
-            self.fail(f"{value!r} is not like {'3 or ' if self.bare else ''}7=2,12=1.5", param, ctx)
+            self.fail(f"{value!r} is not like {'3 or ' if self.bare else ''}7=2,12=1.5, each ball once", param, ctx)
 
 class Day(click.ParamType):
     "A date such as 2026-08-05."
@@ -112,7 +114,7 @@ def simulate(n: int, seed: int, first: date | None, white: dict | None, powerbal
     Without options, fair Powerball draws under the current rules. Balls are drawn one after another, each by its
     weight among those left.
     """
-    if out == json_file: fail(f"--out and --json are both {out}; name two places", 2)
+    refuse_same_file({"--out": out, "--json": json_file})
     for path, option in ((out, "--out"), (json_file, "--json")): require_writable(path, option)
     from helios.draws import draws_csv, write_draws
     from helios.draws import simulate as simulated

@@ -59,9 +59,14 @@ def truth(
     powerballs: np.ndarray,                # (n,)
     days: Iterable[date] | None = None,    # of the draws; needed where the bias has a `since`
 ) -> Truth:
-    "The law of every draw of a simulated history; `TruthError` if a bias from a date on comes without dates."
-    n = len(powerballs)
+    "The law of every draw of a simulated history; `TruthError` for draws of another era, or a date without dates."
+    n, whites, powerballs = len(powerballs), np.asarray(whites), np.asarray(powerballs)
+    days = None if days is None else list(days)
     if bias.since is not None and days is None: raise TruthError("the bias begins at a date; give the days of the draws")
+    if days is not None and len(days) != n: raise TruthError(f"{len(days)} days for {n} draws; give one for each")
+    for balls, most in ((whites, era.whites), (powerballs, era.powerballs)):
+        if balls.size and not 1 <= balls.min() <= balls.max() <= most:
+            raise TruthError(f"balls from {balls.min()} to {balls.max()} in a drum of 1 to {most}; draws of another era?")
     planted = np.ones(n, bool) if bias.since is None else np.array([day >= bias.since for day in days], bool)
     drums, again = ball_weights(bias.white_weights, era.whites, "white"), ball_weights(bias.repeat, era.whites, "white")
     free = ball_weights(bias.powerball_weights, era.powerballs, "powerball")
@@ -76,12 +81,13 @@ def truth(
     later = starts[1:]
     q[later] *= 1 - bias.follow
     q[later, powerballs[later - 1] % era.powerballs] += bias.follow
-    return Truth(pi, q, Skill(white_skill, _powerball_skill(q, q)))
+    with np.errstate(divide="ignore"): log_q = np.log(q)
+    return Truth(pi, q, Skill(white_skill, _powerball_skill(q, log_q)))
 
-def _powerball_skill(q: np.ndarray, p: np.ndarray) -> np.ndarray:
+def _powerball_skill(q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
     "Mean of ln(m p) under q, row by row; a ball that cannot come counts 0."
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(q > 0, q * (np.log(p) + log(q.shape[1])), 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(q > 0, q * (log_p + log(q.shape[1])), 0.0).sum(axis=1)
 
 # %% ../nbs/04_truth.ipynb #11d9c90a
 def expected_skill(
@@ -90,9 +96,10 @@ def expected_skill(
 ) -> Skill:               # (n,) nats above uniform, expected under the law; no luck of the draws in it
     "What each forecast scores on average under the truth; `TruthError` if the two do not fit."
     shapes = tuple(forecast.white_logits.shape), tuple(forecast.powerball_logits.shape)
-    if shapes != (law.white_inclusion.shape, law.powerball_probs.shape):
+    if shapes != (law.white_inclusion.shape, law.powerball_probs.shape) or \
+            len(law) and round(law.white_inclusion[0].sum()) != forecast.picked:
         raise TruthError(f"forecasts of shapes {shapes[0]} and {shapes[1]} for a law of {law.white_inclusion.shape} and "
                          f"{law.powerball_probs.shape}; give forecasts of the same draws")
     logits, k = forecast.white_logits.double(), forecast.picked
     white = (logits * torch.from_numpy(law.white_inclusion)).sum(-1) - log_esp(logits, k) + log(comb(logits.shape[1], k))
-    return Skill(white.numpy(force=True), _powerball_skill(law.powerball_probs, forecast.powerball_probs.numpy(force=True)))
+    return Skill(white.numpy(force=True), _powerball_skill(law.powerball_probs, forecast.powerball_logits.double().log_softmax(-1).numpy(force=True)))
