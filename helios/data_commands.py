@@ -41,7 +41,19 @@ def update_command(json_file: str | None) -> None:
         from helios.update import SOURCES, update
         click.echo(f"Fetching draws from {' and '.join(source.origin for source in SOURCES)}", err=True)
         report = update()
-        show(report.as_dict(), report.lines(), json_file)
+        watched = _watched(report.draws)
+        show(report.as_dict() | {"monitor": watched}, [*report.lines(), *filter(None, [watched])], json_file)
+
+def _watched(draws) -> str | None:
+    "Bring the monitor's record up to date with new draws, if `helios audit` has begun one; what came of it in words."
+    from helios.monitor import MonitorError, watch
+    from helios.places import helios_home
+    if not (helios_home() / "monitor.json").exists(): return None
+    try:
+        monitor = watch(draws)
+    except MonitorError as e:
+        return f"the monitor has not taken the new draws: {e}"
+    return f"watched draw by draw, E is {monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
 
 @data.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")

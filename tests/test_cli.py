@@ -87,8 +87,14 @@ def test_without_a_file_the_sample_comes_with_a_notice(home):
     done = helios("run", "--json", "-")
     assert done.returncode == 0
     assert "SIMULATED DRAWS" in done.stderr and "You named no file" in done.stderr
+    assert "Draws      not updated: no source could be used" in done.stderr
     result = json.loads(done.stdout)
     assert result["draws"]["simulated"] and any("SIMULATED" in notice for notice in result["notices"])
+
+
+def test_offline_asks_nobody(home, draws):
+    for words in (("--offline",), ("--data", draws)):
+        assert "updated" not in helios("run", *words, "--json", "-").stderr
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real draws is not here")

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from click.testing import CliRunner
@@ -125,6 +127,51 @@ def test_update_without_a_network(own, monkeypatch):
     said = run("update", status=1)[1].splitlines()
     assert said[0].startswith("Fetching") and len(said) == 2 and "no source could be used" in said[1]
     assert own.read_bytes() == before
+
+
+@pytest.fixture
+def new_york(monkeypatch):
+    """A function that puts a file of New York on a local server."""
+    files = {}
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = files["ny"].encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HELIOS_NY_URL", f"http://127.0.0.1:{server.server_port}/ny.csv")
+    yield lambda text: files.update(ny=text)
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_update_hands_new_draws_to_the_record_of_the_monitor(own, new_york):
+    from helios.monitor import Monitor, watch
+    new_york(NY)
+    assert result("update")["monitor"] is None and not (own.parent / "monitor.json").exists()
+    watch(read_draws(own)[0])
+    new_york(NY + "08/05/2026,14 20 59 60 61 25,2\n")
+    said = run("update")[0]
+    assert "watched draw by draw, E is" in said
+    record = Monitor.from_dict(json.loads((own.parent / "monitor.json").read_text()))
+    assert (record.n, str(record.current.last)) == (4, "2026-08-05")
+
+
+def test_a_record_that_does_not_fit_is_said_and_not_made_anew(own, new_york):
+    from helios.monitor import watch
+    watch(read_draws(own)[0][1:])
+    before = (own.parent / "monitor.json").read_bytes()
+    new_york(NY)
+    assert "the monitor has not taken the new draws" in run("update")[0]
+    assert (own.parent / "monitor.json").read_bytes() == before
 
 
 # Show and export
