@@ -52,9 +52,9 @@ class CountsPanel(widgets.VBox):
         names = list(draws.era.unique())
         self.era = widgets.Dropdown(options=names, value=names[-1], description="era")
         self.drum = widgets.ToggleButtons(options=["whites", "powerball"], style={"button_width": "7rem"})
-        self.ball = widgets.IntSlider(7, 1, 69, description="ball", continuous_update=False)
-        self.window = widgets.IntRangeSlider(value=(1, 1), min=1, max=1, description="draws", continuous_update=False,
-                                             layout=widgets.Layout(width="min(40rem, 95%)"))
+        wide = widgets.Layout(width="min(40rem, 95%)")
+        self.ball = widgets.IntSlider(7, 1, 69, description="ball", continuous_update=False, layout=wide)
+        self.window = widgets.IntRangeSlider(value=(1, 1), min=1, max=1, description="draws", continuous_update=False, layout=wide)
         self.picture, self.said = widgets.HTML(), widgets.HTML()
         super().__init__([widgets.HBox([self.era, self.drum]), self.ball, self.window, self.said, self.picture])
         self._follow_era()
