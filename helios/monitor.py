@@ -335,7 +335,7 @@ def as_dict(self: Monitor) -> dict:
     return data | {"checksum": _checksum(data)}
 
 # %% ../nbs/03_monitor.ipynb #59069808
-_MEND = "restore the file, or watch the whole history with rebuild=True"
+_MEND = "restore the file, or watch the whole history with rebuild=True (helios audit --rebuild-record)"
 
 def _era_state(stored: dict, game: Game) -> EraState:
     "One era from its stored form; `ValueError`, `KeyError` or `TypeError` if it is none."
@@ -379,7 +379,7 @@ def _check_past(monitor: Monitor, draws: pd.DataFrame, source: Path) -> None:
     why = {1: "a draw that came late and fills a gap is the usual cause", 0: "a number or a date was changed", -1: "draws are gone"}
     raise MonitorError(f"{source}: the {monitor.n:,} draws it has eaten are not those of the table any more; they differ first in {month}, "
                        f"with {had} draws then and {has} now: {why[(has > had) - (has < had)]}. Check that month; if the table is "
-                       "right now, rebuild=True computes the record anew and keeps the old values in it")
+                       "right now, rebuild=True (helios audit --rebuild-record) computes the record anew and keeps the old values in it")
 
 # %% ../nbs/03_monitor.ipynb #96cf25b0
 def watch(
