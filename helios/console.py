@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fail', 'one_line_errors', 'require_writable', 'refuse_same_file', 'write_text', 'as_json', 'show', 'data_option',
-           'json_option', 'simulated_notice']
+           'json_option', 'simulated_notice', 'Commands']
 
 # %% ../nbs/55_console.ipynb #da46da3f
 import json
@@ -47,13 +47,23 @@ def one_line_errors() -> Iterator[None]:
         raise
 
 # %% ../nbs/55_console.ipynb #eb465370
+_KEPT = {"draws.csv", "draws_sources.json", "draws.lock", "monitor.json"}
+
+def _is_kept(place: Path) -> bool:
+    "Whether a place is that of the history, its records, the database or a model in `HELIOS_HOME`."
+    from helios.places import helios_home
+    real, home = Path(os.path.realpath(place)), Path(os.path.realpath(helios_home()))
+    if home not in real.parents: return False
+    return real.name in _KEPT or real.name.startswith("helios_memory.db") or real.parent.name in ("models", "checkpoints")
+
 def require_writable(
     path: str | None,   # of a file to make; None and - need no check
     option: str,        # that named it, for the message
 ) -> None:
-    "End with status 2 unless a file can be made at `path`."
+    "End with status 2 unless a file can be made at `path`, which may not be one of those that Helios keeps."
     if path in (None, "-"): return
     place = Path(path)
+    if _is_kept(place): fail(f"{option} {path} is a file that Helios keeps for itself; name another place", 2)
     if place.is_dir(): fail(f"{option} {path} is a folder; name a file in it", 2)
     if not place.parent.is_dir(): fail(f"{option} {path}: there is no folder {place.parent}; make it first", 2)
     if not os.access(place if place.exists() else place.parent, os.W_OK):
@@ -118,3 +128,24 @@ def simulated_notice(
     Console(stderr=True, highlight=False).print(Panel(
         f"These draws are SIMULATED. They come from a random number generator, not from a lottery. {where}\n"
         "Real draws: give --data YOUR_FILE.csv, or helios data update", title="SIMULATED DRAWS", style="bold white on red"))
+
+# %% ../nbs/55_console.ipynb #e59cdbb6
+class Commands(click.Group):
+    "A group whose commands end in one line where standard output cannot be written."
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        try:
+            try:
+                return super().main(*args, standalone_mode=standalone_mode, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _close_output()
+            sys.exit(1)
+        except OSError as e:
+            if e.filename or not standalone_mode: raise       # about a file, so not about standard output
+            _close_output()
+            fail(f"standard output cannot be written ({e.strerror}); write to another place", 1)
+
+def _close_output() -> None:
+    "Point standard output at nothing, so that the interpreter's last flush cannot fail."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ __all__ = ['TESTS', 'TestResult', 'NotTestable', 'require_era', 'require_expecte
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, log
+from math import ceil, exp, log
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from scipy.stats import chi2, false_discovery_control
 
 from .draws import balls, drawn_columns
 from .game import POWERBALL, Era, Game, PowerPlay
+from .monitor import ALPHA as MONITOR_ALPHA
 from .monitor import Monitor
 from .randomness import MIN_EXPECTED, POWER, FairnessError, ball_counts, chi_square, detectable_weight
 from .randomness import order_chi_square, overlap_chances, overlap_chi_square, pair_chi_square, pair_counts
@@ -248,8 +249,10 @@ def benjamini_hochberg(
 class Detectable:
     "The smallest bias of one ball that an era's draws show with 80% power, by the test of single balls alone."
     era: Era
-    white_ball_bias: float | None   # weight of the ball, the others weighing 1; None where no weight is found
+    white_ball_bias: float | None   # weight of the ball, the others weighing 1, by this test alone; None where none is found
     powerball_bias: float | None    # the same for a powerball
+    white_ball_bias_corrected: float | None = None   # at the level that a first finding needs after Holm over the audit
+    powerball_bias_corrected: float | None = None
 
 @dataclass(frozen=True)
 class Skipped:
@@ -271,11 +274,13 @@ class Audit:
     monitor_verdict: str = ""       # that evidence in a sentence
 
 # %% ../nbs/04_fairness.ipynb #d9d226fd
-def _detectable(era: Era, ran: dict[str, int], alpha: float) -> Detectable:
-    "What the tests of single balls that ran, name -> draws, would have shown."
-    def weight(test: str, n_balls: int, picked: int) -> float | None:
-        return detectable_weight(ran[test], n_balls, picked, alpha) if test in ran else None
-    return Detectable(era, weight("white_singles", era.whites, era.picked), weight("powerball_singles", era.powerballs, 1))
+def _detectable(era: Era, tests: list[TestResult], alpha: float) -> Detectable:
+    "What the tests of single balls that ran in this era would have shown, alone and at the first step of Holm over all tests."
+    ran = {result.test: result.n for result in tests if result.era == era}
+    def weight(test: str, n_balls: int, picked: int, level: float) -> float | None:
+        return detectable_weight(ran[test], n_balls, picked, level) if test in ran else None
+    drums = ("white_singles", era.whites, era.picked), ("powerball_singles", era.powerballs, 1)
+    return Detectable(era, *(weight(*drum, level) for level in (alpha, alpha / max(len(tests), 1)) for drum in drums))
 
 def audit(
     draws: pd.DataFrame,      # the one table, any number of eras
@@ -284,18 +289,17 @@ def audit(
 ) -> Audit:
     "Test every era by itself and adjust over all tests; `FairnessError` for a level that cannot be."
     if not 0 < alpha < POWER: raise FairnessError(f"alpha {alpha}: give a level above 0 and below {POWER}")
-    tests, detectable, skipped = [], [], []
+    tests, eras, skipped = [], [], []
     for name in draws.era.unique():
-        part, era, of_era = draws[draws.era == name], game.era_named(name), []
+        part, era = draws[draws.era == name], game.era_named(name)
+        eras.append(era)
         for test in TESTS:
-            try: of_era.append(test(part, era, game))
+            try: tests.append(test(part, era, game))
             except NotTestable as e: skipped.append(Skipped(era, test.__name__, str(e)))
-        tests += of_era
-        detectable.append(_detectable(era, {result.test: result.n for result in of_era}, alpha))
     p = [result.p for result in tests]
     tests = [replace(result, p_holm=float(h), p_bh=float(b))
              for result, h, b in zip(tests, holm(p), benjamini_hochberg(p), strict=True)]
-    return Audit(tests, detectable, skipped, alpha, bool(draws.attrs.get("simulated")))
+    return Audit(tests, [_detectable(era, tests, alpha) for era in eras], skipped, alpha, bool(draws.attrs.get("simulated")))
 
 # %% ../nbs/04_fairness.ipynb #00f23737
 @patch
@@ -316,10 +320,11 @@ def _missed(found: Audit) -> str:
     escaped = []
     for result in newest:
         ball, field = singles[result.test]
-        weight = getattr(weights, field)
-        escaped.append(f"a single {ball} {'of any weight' if weight is None else f'up to {weight:.2f} times as heavy as the rest'}")
+        alone, corrected = (getattr(weights, name) for name in (field, f"{field}_corrected"))
+        escaped.append(f"a single {ball} {'of any weight' if alone is None else f'up to {alone:.2f} times as heavy as the rest'} "
+                       f"({'any weight' if corrected is None else f'{corrected:.2f}'} at the corrected level)")
     return (f"Taken alone at {100 * found.alpha:g}%, {' or '.join(escaped)} would have escaped the {newest[0].n:,} draws "
-            f"of {newest[0].era.name} one time in five or more")
+            f"of {newest[0].era.name} one time in five or more; a lighter ball escapes more easily")
 
 # %% ../nbs/04_fairness.ipynb #a1607281
 def _in_words(result: TestResult) -> str:
@@ -333,7 +338,7 @@ def _finding(tests: list[TestResult], alpha: float) -> str:
     over = f"at level {level} after Holm over {len(tests)} test{'s' * (len(tests) > 1)}"
     if not found:
         least = min(tests, key=lambda result: result.p)
-        return f"No departure from fair draws was found {over}; the smallest p-value is that of {_in_words(least)}"
+        return f"Nothing unusual: no departure from fair draws was found {over}; the smallest p-value is that of {_in_words(least)}"
     return (f"These draws depart from fair ones {over}: {'; '.join(map(_in_words, found))}. Fair draws would raise "
             f"any such alarm in at most about {level} of histories; rule out errors in the file first")
 
@@ -365,9 +370,9 @@ def as_dict(self: TestResult) -> dict:   # plain values
 @patch
 def as_dict(self: Audit) -> dict:   # `tests`, `detectable`, `verdict`, `skipped` and perhaps `monitor`, of plain values
     "The audit for JSON."
+    biases = ("white_ball_bias", "powerball_bias", "white_ball_bias_corrected", "powerball_bias_corrected")
     return {"tests": [result.as_dict() for result in self.tests],
-            "detectable": [_of_era(d.era) | {"white_ball_bias": d.white_ball_bias, "powerball_bias": d.powerball_bias}
-                           for d in self.detectable],
+            "detectable": [_of_era(d.era) | {name: getattr(d, name) for name in biases} for d in self.detectable],
             "verdict": self.verdict,
             "skipped": [_of_era(s.era) | {"test": s.test, "reason": s.reason} for s in self.skipped],
             } | ({} if self.monitor is None else {"monitor": self.monitor})
@@ -375,11 +380,23 @@ def as_dict(self: Audit) -> dict:   # `tests`, `detectable`, `verdict`, `skipped
 # %% ../nbs/04_fairness.ipynb #af5bb506
 def _watched(monitor: Monitor) -> str:
     "The monitor's evidence in a sentence for the verdict."
-    state, said = monitor.current, f"Watched draw by draw in {monitor.current.era.name}, E is"
-    values = f"{monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
-    found = [f"{state.leader(name)}" for name in ("white", "powerball") if monitor.log_e[name] >= log(20)]
-    if found: return f"{said} {values}: evidence against fair draws at 5% (20 is needed), led by {' and '.join(found)}."
-    return f"{said} {values}; 20 would be evidence at 5%."
+    state, needed = monitor.current, f"{1 / MONITOR_ALPHA:.0f}"
+    values = (f"E is {monitor.white_e:.3g} for the whites, {monitor.powerball_e:.3g} for the powerball and {monitor.both_e:.3g} for "
+              f"both together in {state.era.name}")
+    said = f"Watched draw by draw, {values}; {needed} for both together would be evidence at {100 * MONITOR_ALPHA:g}%."
+    if monitor.both_e >= 1 / MONITOR_ALPHA:
+        leaders = " and ".join(str(state.leader(name)) for name in ("white", "powerball") if monitor.log_e[name] >= log(1 / MONITOR_ALPHA))
+        said = f"Watched draw by draw, {values}: evidence against fair draws at {100 * MONITOR_ALPHA:g}% ({needed} is needed), led by {leaders}."
+    return " ".join([said, *_on_the_way(monitor)])
+
+def _on_the_way(monitor: Monitor) -> list[str]:
+    "Which processes of which eras reached the level on their way and fell back, beside how many there are; and the mean over eras."
+    fell = [f"the {name} of {s.era.name} on {s.crossed[name]} ({exp(min(s.highest[name], 700)):.3g} at its highest, {exp(s.log_e[name]):.3g} at its end)"
+            for s in monitor.eras for name in ("white", "powerball") if s.crossed[name] and s.log_e[name] < log(1 / MONITOR_ALPHA)]
+    n = 2 * len(monitor.eras)
+    said = [f"Of {n} such processes, each with a {100 * MONITOR_ALPHA:g}% of its own, {len(fell)} reached it on the way and fell back: "
+            f"{', '.join(fell)}."] if fell else []
+    return said + ([f"Over all {n // 2} eras the mean E is {monitor.history_e:.3g}."] if n > 2 else [])
 
 def examine(
     draws: pd.DataFrame,               # the one table, any number of eras

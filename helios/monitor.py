@@ -377,7 +377,7 @@ def _check_past(monitor: Monitor, draws: pd.DataFrame, source: Path) -> None:
     had, has = (known.get(month, [0])[0] - max((n for key, (n, _) in known.items() if key < month), default=0)
                 for known in (monitor.months, months))
     why = {1: "a draw that came late and fills a gap is the usual cause", 0: "a number or a date was changed", -1: "draws are gone"}
-    raise MonitorError(f"{source}: the {monitor.n:,} draws it has eaten are not those of the table any more; they differ first in {month}, "
+    raise MonitorError(f"{source}: the {monitor.n:,} draws it has taken in are not those of the table any more; they differ first in {month}, "
                        f"with {had} draws then and {has} now: {why[(has > had) - (has < had)]}. Check that month; if the table is "
                        "right now, rebuild=True (helios audit --rebuild-record) computes the record anew and keeps the old values in it")
 
@@ -388,8 +388,11 @@ def watch(
     game: Game = POWERBALL,
     rebuild: bool = False,           # compute a record anew that does not fit the draws any more
 ) -> Monitor:
-    "Bring the stored monitor up to date with the draws; `MonitorError` if it is damaged, has another past, or can't be kept."
+    "Bring the stored monitor up to date with the draws, and write it; `MonitorError` if it is damaged, has another past, or can't be kept."
+    if path is None and draws.attrs.get("simulated"):
+        raise MonitorError("simulated draws do not go into the record of your own history; give a path, or use Monitor().extend(draws)")
     path = Path(path) if path is not None else helios_home() / "monitor.json"
+    if _is_foreign(path): raise MonitorError(f"{path}: is no record of a monitor, and stays as it is; move it away or name another file")
     monitor, data, before = Monitor(game), None, None
     try:
         if path.exists():
@@ -408,6 +411,14 @@ def watch(
     return monitor
 
 # %% ../nbs/03_monitor.ipynb #870d3a93
+def _is_foreign(path: Path) -> bool:
+    "Whether a file is there that no monitor wrote, not even in part."
+    try:
+        with path.open("rb") as file: start = file.read(64).lstrip()
+    except OSError:      # not there, or for `_load` to explain
+        return False
+    return bool(start) and not start.startswith(b'{"format"')
+
 def _load(path: Path) -> object:
     "The JSON of a file; `MonitorError` if it is none or can't be read."
     try:

@@ -7,6 +7,7 @@ __all__ = ['BIASES', 'FAIR', 'NET', 'QUICK', 'FULL', 'SelftestError', 'Trial', '
            'run_all', 'Case', 'Selftest', 'selftest']
 
 # %% ../nbs/34_selftest.ipynb #6fa9b210
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -121,7 +122,12 @@ def histories(plan: Plan) -> list[History]:
 
 # %% ../nbs/34_selftest.ipynb #34a31ee0
 def _one_thread() -> None:
+    "One thread for torch; and the process ends with the one that waits for it, also if that is killed."
     torch.set_num_threads(1)
+    def follow() -> None:
+        parent_process().join()
+        os._exit(1)
+    threading.Thread(target=follow, daemon=True).start()
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
@@ -242,8 +248,8 @@ def verdict(self: Selftest) -> str:
              f"{len(self.missed)} of {planted} planted biases were MISSED: " + ", ".join(f"{b} (n {n})" for b, n in self.missed))
     if not self.trials: return "FAILED: nothing was tried"
     alarms = f"{fair['alarms'] or 'no'} alarm{'s' * (fair['alarms'] != 1)} on {fair['histories']} fair histories"
-    return (f"{'passed' if self.passed else 'FAILED'}: {found}; {alarms} (an honest {100 * self.alpha:g}% would stay at "
-            f"{fair['allowed']} or fewer; largest E {fair['largest_e']:.3g})")
+    return (f"{'passed' if self.passed else 'FAILED'}: {found}; {alarms}, {fair['with_net']} of them with the network (a rate of "
+            f"{100 * self.alpha:g}% stays at {fair['allowed']} or fewer 999 times in 1,000; largest E {fair['largest_e']:.3g})")
 
 @patch
 def as_dict(self: Selftest) -> dict:

@@ -34,14 +34,20 @@ def audit(data: str | None, record: str | None, rebuild_record: bool, alpha: flo
     with one_line_errors():
         from helios.draws import load_draws
         from helios.fairness import examine
-        from helios.monitor import watch
+        from helios.monitor import MonitorError, watch
         from helios.places import helios_home
         draws, read = load_draws(data)
         if read.simulated: simulated_notice(data is None)
         for line in read.lines(): click.echo(f"Draws      {line}", err=True)
         own = data is None and read.source == str(helios_home() / "draws.csv")
         if rebuild_record and not (own or record): fail("--rebuild-record: no record is kept for this file; name one with --record", 2)
-        watched = watch(draws, record, rebuild=rebuild_record) if own or record else None
+        kept = record or (str(helios_home() / "monitor.json") if own else None)
+        try:
+            watched = watch(draws, kept, rebuild=rebuild_record) if kept else None
+        except MonitorError as e:
+            if record or rebuild_record: raise
+            watched = None
+            click.echo(f"helios: the monitor's record stays as it is, and E below is worked out anew without it: {e}", err=True)
         found = examine(draws, alpha=alpha, monitor=watched)
         show(found.as_dict(), audit_lines(found), json_file)
 
@@ -58,8 +64,12 @@ def audit_lines(found) -> Iterator[str]:
         for t in (t for t in found.tests if t.era == era):
             yield f"  {t.test.replace('_', ' '):18} {t.n:6,} {t.statistic:10.2f} {t.df:5} {_p(t.p):>8} {t.p_holm:6.3f} {t.p_bh:6.3f}"
         for s in (s for s in found.skipped if s.era == era): yield f"  {s.test.replace('_', ' '):18} not run: {s.reason}"
-        weights = ("none" if w is None else f"{w:.2f}" for w in (of_era.white_ball_bias, of_era.powerball_bias))
-        yield "  found with 80% power: one white of weight {}, one powerball of weight {}".format(*weights)
+        weights = ("none" if w is None else f"{w:.2f}" for w in (of_era.white_ball_bias, of_era.powerball_bias,
+                   of_era.white_ball_bias_corrected, of_era.powerball_bias_corrected))
+        yield ("  found with 80% power: one white of weight {}, one powerball of weight {}, by each test alone; {} and {} "
+               "corrected for all tests").format(*weights)
+    if any(t.test == "power_play" for t in found.tests):
+        yield "power play leaves out the 10x, which is on the wheel only while the jackpot is low"
     yield f"Verdict    {found.verdict}"
 
 # %% ../nbs/57_study_commands.ipynb #1255432b
@@ -105,16 +115,17 @@ class Day(click.ParamType):
 @click.option("--repeat", type=Weights(bare=True), default=1.0, metavar="WEIGHT|BALL=WEIGHT,...",
               help="Weight of a white that was in the last draw.")
 @click.option("--since", type=Day(), help="First day on which any of this holds.")
-@click.option("--out", metavar="FILE", default="-", show_default=True, help="Where the CSV goes; - is standard output.")
+@click.option("--out", metavar="FILE", help="Where the CSV goes; by default to standard output.")
 @json_option
 def simulate(n: int, seed: int, first: date | None, white: dict | None, powerball: dict | None, follow: float,
-             repeat: dict | float, since: date | None, out: str, json_file: str | None) -> None:
+             repeat: dict | float, since: date | None, out: str | None, json_file: str | None) -> None:
     """Make draws with a planted bias, or fair ones.
 
     Without options, fair Powerball draws under the current rules. Balls are drawn one after another, each by its
     weight among those left.
     """
     refuse_same_file({"--out": out, "--json": json_file})
+    if out is None and json_file != "-": out = "-"
     for path, option in ((out, "--out"), (json_file, "--json")): require_writable(path, option)
     from helios.draws import draws_csv, write_draws
     from helios.draws import simulate as simulated
@@ -122,14 +133,16 @@ def simulate(n: int, seed: int, first: date | None, white: dict | None, powerbal
         draws = simulated(n=n, seed=seed, first=first, white_weights=white, powerball_weights=powerball,
                           follow=follow, repeat=repeat, since=since)
         note = shlex.join(["helios", *sys.argv[1:]]) if sys.argv[1:2] == ["simulate"] else ""
+        if since and (not n or draws.draw_date.iloc[-1].date() < since):
+            click.echo(f"helios: --since {since} is after the last draw, so nothing is planted", err=True)
         if out == "-": click.echo(draws_csv(draws, note), nl=False)
-        else: write_draws(draws, out, note)
+        elif out: write_draws(draws, out, note)
         days = draws.draw_date.dt.date.astype(str)
         keys = {"n": len(draws), "seed": seed, "first": days.iloc[0] if n else None, "last": days.iloc[-1] if n else None,
                 "bias": {"white_weights": white or {}, "powerball_weights": powerball or {}, "follow": follow,
                          "repeat": repeat, "since": since and str(since)}, "file": None if out == "-" else out}
         if json_file: show(keys, iter(()), json_file)
-        if out != "-": click.echo(f"Written    {out}: {len(draws):,} SIMULATED draws", err=True)
+        if out not in (None, "-"): click.echo(f"Written    {out}: {len(draws):,} SIMULATED draws", err=True)
 
 # %% ../nbs/57_study_commands.ipynb #7a4f7b26
 @click.command()
@@ -164,7 +177,7 @@ def ev(jackpot_cash: float, tickets_sold: float | None, winners: float | None, c
 
 # %% ../nbs/57_study_commands.ipynb #31787e18
 @click.command()
-@click.option("--quick", is_flag=True, help="One length and few seeds: under two minutes on two cores. Without it, hours.")
+@click.option("--quick", is_flag=True, help="One length and few seeds: a minute or two on two cores. Without it, an hour or so.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes, one thread each.")
 @json_option
 def selftest(quick: bool, jobs: int, json_file: str | None) -> None:

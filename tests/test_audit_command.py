@@ -1,6 +1,8 @@
 """`helios audit`: keys, the record of its monitor, and errors."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,13 +44,15 @@ def own(home):
 
 
 def test_keys(draws, home):
-    found = result("--data", draws)
+    found, detectable_keys = result("--data", draws), {"era", "white_ball_bias", "powerball_bias"}
     assert {"tests", "detectable", "monitor", "verdict"} <= set(found)
+    assert detectable_keys <= set(found["detectable"][0])
     assert [t["test"] for t in found["tests"]] == [t.__name__ for t in TESTS if t.__name__ != "draw_order"]
     for test in found["tests"]:
         assert test["era"] == "2015-10-07" and set(KEYS) <= set(test) and 0 <= test["p"] <= test["p_holm"] <= 1
     [detectable] = found["detectable"]
     assert detectable["era"] == "2015-10-07" and 1.5 < detectable["white_ball_bias"] < detectable["powerball_bias"] < 1.8
+    assert detectable["white_ball_bias"] < detectable["white_ball_bias_corrected"] < 1.9
     assert {"white_e", "powerball_e"} <= set(found["monitor"])
     assert found["verdict"].startswith("SIMULATED draws") and not home.exists()
 
@@ -58,7 +62,7 @@ def test_a_planted_bias_is_found_and_said(tmp_path, home):
     found = result("--data", path)
     assert min(t["p_holm"] for t in found["tests"]) < 1e-6
     assert found["monitor"]["white_e"] > 1e6 and found["monitor"]["powerball_e"] > 1e6
-    assert "depart from fair ones" in found["verdict"] and "evidence against fair draws at 5%" in found["verdict"]
+    assert "depart from fair ones" in found["verdict"] and found["monitor"]["both_e"] > 1e6 and "evidence against fair draws at 5%" in found["verdict"]
     assert "ball 7" in found["verdict"] and "the last powerball plus 1" in found["verdict"]
 
 
@@ -84,10 +88,13 @@ def test_a_record_is_never_made_anew_by_itself(own):
     run()
     before = (own / "monitor.json").read_bytes()
     write_draws(simulate(n=400, seed=3), own / "draws.csv")
-    done = run(status=2)
-    assert done.stderr.splitlines()[-1].startswith("helios: ") and "differ first in 2015-10" in done.stderr
-    assert "--rebuild-record" in done.stderr
-    assert (own / "monitor.json").read_bytes() == before and not done.stdout
+    done = run()
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("helios: the monitor's record stays as it is") and "differ first in 2015-10" in said
+    assert "--rebuild-record" in said and (own / "monitor.json").read_bytes() == before
+    afresh = Monitor().extend(read_draws(own / "draws.csv")[0])
+    assert result()["monitor"]["white_e"] == pytest.approx(afresh.white_e)
+    assert "differ first" in run("--record", own / "monitor.json", status=2).stderr
     assert result("--rebuild-record")["monitor"]["rebuilt"] == 1
 
 
@@ -125,3 +132,27 @@ def test_the_real_draws(home):
     assert (now["white_singles"]["statistic"], now["white_singles"]["df"]) == (pytest.approx(85.124, abs=5e-4), 68)
     assert now["power_play"]["n"] == 1370 and found["detectable"][-1]["white_ball_bias"] == pytest.approx(1.62, abs=0.005)
     assert found["monitor"]["white_e"] == pytest.approx(0.0106, abs=1e-4) and "SIMULATED" not in found["verdict"]
+    assert found["verdict"].startswith("Nothing unusual: no departure from fair draws was found at level 5% after Holm over 44 tests")
+    assert "the white of 5/59+1/39 on 2010-12-01 (44.5 at its highest, 7.27 at its end)" in found["verdict"]
+
+
+@pytest.mark.parametrize("name", ["draws.csv", "draws_sources.json", "monitor.json", "draws.lock", "helios_memory.db", "models/x.json"])
+@pytest.mark.parametrize("words", [["audit", "--json"], ["simulate", "--out"], ["ev", "--jackpot-cash", "1", "--tickets-sold", "1", "--json"]])
+def test_what_helios_keeps_is_no_place_for_output(own, name, words, tmp_path):
+    before = (own / "draws.csv").read_bytes()
+    (own / "models").mkdir()
+    (tmp_path / "link").symlink_to(own / name)
+    for place in (own / name, tmp_path / "link"):
+        done = CliRunner().invoke(main, [*words, str(place)])
+        assert done.exit_code == 2 and "Helios keeps for itself" in done.stderr
+    assert (own / "draws.csv").read_bytes() == before and not (own / "monitor.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [["simulate", "--draws", "1000"], ["--help"], ["ev", "--jackpot-cash", "1", "--tickets-sold", "1"]])
+def test_a_full_disk_behind_standard_output_is_one_line(home, words):
+    command = [str(Path(sys.executable).with_name("helios")), *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "helios: standard output cannot be written (No space left on device); write to another place\n"

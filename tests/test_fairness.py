@@ -86,7 +86,7 @@ def test_real_draws_raise_no_alarm_and_say_what_was_missed(real):
     assert [(s.era.name, s.test) for s in found.skipped if s.test != "draw_order"] == [
         (era.name, "power_play") for era in POWERBALL.eras[:5]]
     assert sum(s.test == "draw_order" for s in found.skipped) == 7
-    assert found.verdict.startswith("No departure from fair draws was found at level 5% after Holm over 44 tests")
+    assert found.verdict.startswith("Nothing unusual: no departure from fair draws was found at level 5% after Holm over 44 tests")
     assert "the 1,390 draws of 5/69+1/26 one time in five or more" in found.verdict
 
 
@@ -359,7 +359,7 @@ def test_all_seven_eras(history):
     p = [r.p for r in found.tests]
     assert [r.p_holm for r in found.tests] == list(holm(p))
     assert [r.p_bh for r in found.tests] == list(benjamini_hochberg(p))
-    assert found.verdict.startswith("SIMULATED draws, not those of a lottery. No departure")
+    assert found.verdict.startswith("SIMULATED draws, not those of a lottery. Nothing unusual: no departure")
     assert found.verdict.count("times as heavy") == 2       # of the newest era alone
     assert found.verdict.endswith("a fraud on a few dates, or a rigged generator whose numbers look uniform.")
 
@@ -470,7 +470,7 @@ def test_a_monitor_joins_the_verdict_and_the_json(fair):
 
 def test_the_verdict_rests_on_holm(fair):
     found = audit(fair)
-    for p_holm, words in [(0.0501, "No departure from fair draws"), (0.05, "These draws depart from fair ones")]:
+    for p_holm, words in [(0.0501, "Nothing unusual: no departure from fair draws"), (0.05, "These draws depart from fair ones")]:
         tests = [replace(r, p_holm=p_holm, p_bh=0.04) for r in found.tests]
         assert words in replace(found, tests=tests).verdict
 

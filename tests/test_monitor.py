@@ -441,9 +441,23 @@ def test_nothing_new_writes_nothing(draws, tmp_path, monkeypatch):
     assert watch(draws, tmp_path / "m.json").n == 260
 
 
-def test_the_record_has_a_home(draws, home):
-    watch(draws)
+def test_the_record_has_a_home_for_real_draws_alone(draws, home):
+    with pytest.raises(MonitorError, match="simulated draws do not go into the record of your own history"):
+        watch(draws)
+    real = draws.copy()
+    real.attrs["simulated"] = False
+    watch(real)
     assert (home / "monitor.json").is_file()
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b"[]", b"NaN", b"\xff\xfe", b"draw_date,w1\n", b"# SIMULATED"])
+def test_a_file_of_something_else_is_never_overwritten(draws, tmp_path, content):
+    file = tmp_path / "other.json"
+    file.write_bytes(content)
+    for rebuild in (False, True):
+        with pytest.raises(MonitorError, match="other.json: is no record of a monitor, and stays as it is"):
+            watch(draws, file, rebuild=rebuild)
+        assert file.read_bytes() == content
 
 
 def test_a_crash_loses_nothing(draws, whole, tmp_path, monkeypatch):
@@ -487,7 +501,7 @@ def test_a_past_that_differs_is_never_passed_over(draws, tmp_path):
              (changed(gap, 30, "powerball", gap.powerball[30] % 35 + 1), "2014-11.*a number or a date was changed"),
              (gap[:249], "draws are gone"), (gap[30:], "2014-08, with 9 draws then and 0 now: draws are gone"), (gap[:0], "draws are gone")]
     for table, words in cases:
-        with pytest.raises(MonitorError, match=f"m.json: the 250 draws it has eaten .*differ first in .*{words}.*rebuild=True"):
+        with pytest.raises(MonitorError, match=f"m.json: the 250 draws it has taken in .*differ first in .*{words}.*rebuild=True"):
             watch(table, file)
         assert file.read_bytes() == before
     shifted = gap.copy()
@@ -534,9 +548,9 @@ def test_a_damaged_record_can_be_rebuilt(draws, whole, tmp_path):
     file = tmp_path / "m.json"
     watch(draws, file)
     text = file.read_text()
-    for damage in (text[:-20], "", "[]", "NaN", "\udcff".encode("utf-8", "surrogateescape"), text.replace('"n": 260', '"n": 261'),
+    for damage in (text[:-20], text[:60], "", text.replace('"n": 260', '"n": 261'),
                    text.replace('"format": 1', '"format": 9'), text.replace('"powerball": ', '"powerball": NaN, "x": ', 1)):
-        file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+        file.write_text(damage)
         with pytest.raises(MonitorError, match="m.json: .*rebuild=True"):
             watch(draws, file)
         mended = watch(draws, file, rebuild=True)

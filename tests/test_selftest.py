@@ -215,15 +215,15 @@ def test_a_fair_alarm_goes_by_the_mean_over_forecasters():
 
 def test_verdicts():
     result = Selftest(planted_everywhere() + fair(1, 60))
-    assert result.verdict == ("passed: all 7 planted biases were found; 1 alarm on 60 fair histories (an honest 5% would stay at 9 or fewer; "
-                              "largest E 100)")
-    assert "; no alarms on 60 fair histories (" in Selftest(planted_everywhere() + fair(0, 60)).verdict
+    assert result.verdict == ("passed: all 7 planted biases were found; 1 alarm on 60 fair histories, "
+                              "0 of them with the network (a rate of 5% stays at 9 or fewer 999 times in 1,000; largest E 100)")
+    assert "; no alarms on 60 fair histories, 0 of them" in Selftest(planted_everywhere() + fair(0, 60)).verdict
     loud = Selftest(planted_everywhere() + fair(60, 60))
     assert loud.verdict.startswith("FAILED: all 7 planted biases were found; 60 alarms on 60 fair histories")
     blind = Selftest(planted_everywhere(e=1.0) + fair(0, 60))
     assert blind.verdict.startswith("FAILED: 7 of 7 planted biases were MISSED: five whites at weight 2 (n 1390), ten whites")
     assert [m[0] for m in blind.missed] == list(BIASES)
-    assert "an honest 1% would" in Selftest(planted_everywhere(), 0.01).verdict
+    assert "a rate of 1% stays" in Selftest(planted_everywhere(), 0.01).verdict
 
 
 def test_without_fair_or_without_planted_histories():
@@ -296,7 +296,7 @@ def running_in(group: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("how", ["interrupt", "interrupt all", "error"])
+@pytest.mark.parametrize("how", ["interrupt", "interrupt all", "error", "kill"])
 def test_the_pool_ends_with_an_interrupt_or_error(how, tmp_path):
     """Two histories that would take days are under way; nobody waits for them, and no process is left."""
     script = tmp_path / "endless.py"
@@ -306,9 +306,9 @@ def test_the_pool_ends_with_an_interrupt_or_error(how, tmp_path):
     try:
         assert running.stdout.readline() == "1\n"
         if how != "error":      # Ctrl-C in a terminal goes to every process of the group
-            (os.killpg if how == "interrupt all" else os.kill)(running.pid, signal.SIGINT)
+            (os.killpg if how == "interrupt all" else os.kill)(running.pid, signal.SIGKILL if how == "kill" else signal.SIGINT)
         _, said = running.communicate(timeout=60)
-        assert running.returncode != 0 and ("TrainError" if how == "error" else "KeyboardInterrupt") in said
+        assert running.returncode != 0 and {"error": "TrainError", "kill": ""}.get(how, "KeyboardInterrupt") in said
         for _ in range(100):    # helpers of multiprocessing end once they see that their parent is gone
             if not running_in(running.pid):
                 break

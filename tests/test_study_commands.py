@@ -146,7 +146,7 @@ def test_an_existing_file_is_replaced_whole(tmp_path):
     (["--follow", "often"], "--follow"), (["--repeat", "0"], "weight 0.0"), (["--repeat", "nan"], "weight nan"),
     (["--repeat", "70=2"], "white 70 is not a ball"), (["--repeat", "two"], "is not like 3 or 7=2,12=1.5"),
     (["--out", "/no/such/place.csv"], "there is no folder /no/such"), (["--out", "/"], "is a folder"),
-    (["--json", "/no/such/place.json"], "there is no folder /no/such"), (["--json", "-"], "--out and --json are both -"),
+    (["--json", "/no/such/place.json"], "there is no folder /no/such"), (["--json", "-", "--out", "-"], "--out and --json are both -"),
     (["more"], "unexpected extra argument"), (["--heavy", "7"], "No such option"),
 ])
 def test_what_cannot_be_simulated(words, said):
@@ -308,3 +308,14 @@ def test_a_selftest_that_is_stopped_writes_nothing(monkeypatch, tmp_path):
     done = run("selftest", "--quick", "--json", tmp_path / "s.json")
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", "helios: stopped; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_json_on_standard_output_stands_there_alone(tmp_path):
+    assert json.loads(run("simulate", "--draws", 3, "--json", "-").stdout)["n"] == 3
+    done = run("simulate", "--draws", 3, "--json", "-", "--out", tmp_path / "s.csv")
+    assert json.loads(done.stdout)["file"] == str(tmp_path / "s.csv") and (tmp_path / "s.csv").is_file()
+
+
+def test_a_bias_that_never_begins_is_said():
+    assert "nothing is planted" in run("simulate", "--draws", 3, "--follow", "1", "--since", "2100-01-01").stderr
+    assert "nothing is planted" not in run("simulate", "--draws", 3, "--follow", "1").stderr
