@@ -131,20 +131,28 @@ def simulated_notice(
 
 # %% ../nbs/55_console.ipynb #e59cdbb6
 class Commands(click.Group):
-    "A group whose commands end in one line where standard output cannot be written."
+    "A group whose commands end in one line for wrong words, Ctrl-C, and a standard output that cannot be written."
     def main(self, *args, standalone_mode: bool = True, **kwargs):
+        if not standalone_mode: return super().main(*args, standalone_mode=False, **kwargs)
         try:
-            try:
-                return super().main(*args, standalone_mode=standalone_mode, **kwargs)
-            finally:
-                sys.stdout.flush()
+            status = super().main(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as e:
+            e.show()
+            sys.exit(e.exit_code)
+        except click.ClickException as e:
+            where = f"; {e.ctx.command_path} --help says more" if getattr(e, "ctx", None) else ""
+            fail(e.format_message().rstrip(".") + where, e.exit_code)
+        except click.Abort:
+            fail("stopped", 1)
         except BrokenPipeError:
             _close_output()
             sys.exit(1)
         except OSError as e:
-            if e.filename or not standalone_mode: raise       # about a file, so not about standard output
+            if e.filename: raise       # about a file, so not about standard output
             _close_output()
             fail(f"standard output cannot be written ({e.strerror}); write to another place", 1)
+        sys.exit(status if isinstance(status, int) else 0)
 
 def _close_output() -> None:
     "Point standard output at nothing, so that the interpreter's last flush cannot fail."

@@ -55,6 +55,9 @@ def audit(data: str | None, record: str | None, rebuild_record: bool, alpha: flo
 def _p(p: float) -> str:
     return f"{p:.4f}" if p >= 1e-4 else f"{p:.1e}"
 
+def _found(weight: float | None) -> str:
+    return "is found at no weight" if weight is None else f"is found with 80% power at weight {weight:.2f}"
+
 def audit_lines(found) -> Iterator[str]:
     "An audit for people."
     for of_era in found.detectable:
@@ -64,10 +67,9 @@ def audit_lines(found) -> Iterator[str]:
         for t in (t for t in found.tests if t.era == era):
             yield f"  {t.test.replace('_', ' '):18} {t.n:6,} {t.statistic:10.2f} {t.df:5} {_p(t.p):>8} {t.p_holm:6.3f} {t.p_bh:6.3f}"
         for s in (s for s in found.skipped if s.era == era): yield f"  {s.test.replace('_', ' '):18} not run: {s.reason}"
-        weights = ("none" if w is None else f"{w:.2f}" for w in (of_era.white_ball_bias, of_era.powerball_bias,
-                   of_era.white_ball_bias_corrected, of_era.powerball_bias_corrected))
-        yield ("  found with 80% power: one white of weight {}, one powerball of weight {}, by each test alone; {} and {} "
-               "corrected for all tests").format(*weights)
+        for ball, alone, corrected in (("white", of_era.white_ball_bias, of_era.white_ball_bias_corrected),
+                                       ("powerball", of_era.powerball_bias, of_era.powerball_bias_corrected)):
+            yield f"  one {ball} {_found(alone)} by its test alone, {_found(corrected)} corrected for all tests"
     if any(t.test == "power_play" for t in found.tests):
         yield "power play leaves out the 10x, which is on the wheel only while the jackpot is low"
     yield f"Verdict    {found.verdict}"
@@ -167,6 +169,7 @@ def ev(jackpot_cash: float, tickets_sold: float | None, winners: float | None, c
     The prizes below the jackpot are exact; the jackpot is shared with a Poisson number of co-winners. Everything
     assumed is listed.
     """
+    if ten is not None and not power_play: fail("--ten and --no-ten are about the wheel of Power Play; add --power-play", 2)
     refuse_same_file({"--popularity": popularity, "--json": json_file})
     require_writable(json_file, "--json")
     with one_line_errors():
