@@ -131,7 +131,14 @@ def simulated_notice(
 
 # %% ../nbs/55_console.ipynb #e59cdbb6
 class Commands(click.Group):
-    "A group whose commands end in one line for wrong words, Ctrl-C, and a standard output that cannot be written."
+    "A group whose commands end in one line for wrong words, Ctrl-C and a full disk, and quietly where their reader has gone."
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _close_output()
+            sys.exit(0)
+
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         if not standalone_mode: return super().main(*args, standalone_mode=False, **kwargs)
         try:
@@ -147,7 +154,7 @@ class Commands(click.Group):
             fail("stopped", 1)
         except BrokenPipeError:
             _close_output()
-            sys.exit(1)
+            sys.exit(0)
         except OSError as e:
             if e.filename: raise       # about a file, so not about standard output
             _close_output()

@@ -109,6 +109,7 @@ class _Reading:
     report: ReadReport
     seen: dict[date, tuple[int, Draw]] = field(default_factory=dict)   # date -> line and draw that were kept
     promised: bool = False                                             # whether the format promises the order drawn
+    contradicted: set[date] = field(default_factory=set)               # as in the report, for looking up
 
     def set_aside(self, line: int, text: str, reason: str, mend: str) -> SetAside:
         row = SetAside(line, shown(text), reason, mend)
@@ -126,7 +127,10 @@ class _Reading:
         same = set(kept.whites) == set(draw.whites) and kept.powerball == draw.powerball and len(multipliers) < 2
         said, mend = ("repeats", "remove it") if same else ("contradicts", "find out which line is right")
         row = self.set_aside(line, text, f"{draw.day} {said} line {kept_line}, which is kept", mend)
-        if not same and len(self.report.contradictions) < MOST_LISTED: self.report.contradictions.append(row)
+        if same: return None
+        if len(self.report.contradictions) < MOST_LISTED: self.report.contradictions.append(row)
+        if draw.day not in self.contradicted: self.report.contradicted.append(draw.day)
+        self.contradicted.add(draw.day)
 
 # %% ../nbs/01_draws.ipynb #271883a2
 def _read_rows(text: str, reading: _Reading) -> None:

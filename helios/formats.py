@@ -272,6 +272,7 @@ class ReadReport:
     missing: list[date] = field(default_factory=list)       # due by the calendar between first and last, not there
     duplicates: list[date] = field(default_factory=list)    # dates that appear more than once
     contradictions: list[SetAside] = field(default_factory=list)   # lines that contradict an earlier one of their date
+    contradicted: list[date] = field(default_factory=list)  # the dates of all such lines, each once
     future: list[date] = field(default_factory=list)        # dates after the day of reading
     off_calendar: list[date] = field(default_factory=list)  # dates on which no draw was due
     reordered: int = 0                                      # rows whose whites the file has unsorted

@@ -173,7 +173,8 @@ def _merged(result: SourceResult, fetched: Fetched | None, table: pd.DataFrame, 
     source, provenance = result.source, history.provenance
     try:
         draws, result.read = _usable(fetched, source, table, game, today)
-        table, result.merged = merge(table, draws, source.origin, source.origin, provenance.origins, game, today)
+        table, result.merged = merge(table, draws, source.origin, source.origin, provenance.origins, game, today,
+                                     result.read.contradicted)
     except SourceError as e:
         result.status, result.reason = "failed", str(e).removeprefix(f"{source.origin}: ")
         return table

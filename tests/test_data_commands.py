@@ -102,6 +102,38 @@ def test_an_output_that_cannot_be_written_is_refused_first(home, write):
     assert not home.exists()
 
 
+@pytest.mark.parametrize("words", [["show", "--data", "mine.csv", "--json", "mine.csv"], ["check", "mine.csv", "--json", "mine.csv"],
+                                   ["check", "ny.csv", "mine.csv", "--json", "mine.csv"], ["import", "ny.csv", "mine.csv", "--json", "mine.csv"],
+                                   ["export", "--data", "mine.csv", "mine.csv"], ["show", "--data", "mine.csv", "--json", "link.csv"],
+                                   ["check", "mine.csv", "--json", "./ny.csv/../mine.csv"]], ids=" ".join)
+def test_an_output_never_replaces_an_input(own, write, tmp_path, words, monkeypatch):
+    mine, before = write(GOOD), own.read_bytes()
+    write(NY, "ny.csv")
+    (tmp_path / "link.csv").symlink_to(mine)
+    monkeypatch.chdir(tmp_path)
+    said, kept = one_line(run(*words, status=2)[1]), mine.read_bytes()
+    assert "name two files" in said and kept == ("\n".join([HEADER, *GOOD]) + "\n").encode() and own.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["show"], ["export", "-"], ["check"], ["check", "mine.csv"], ["import", "mine.csv"], ["remove", "2026-08-01"]])
+def test_a_home_that_is_a_file(home, write, tmp_path, words, monkeypatch):
+    write(GOOD)
+    home.write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert "is a file, and the history needs a folder; set HELIOS_HOME" in one_line(run(*words, status=1)[1])
+
+
+def test_a_reader_who_leaves_is_no_failure(own, tmp_path):
+    write_draws(simulate(n=3000, seed=1), path := tmp_path / "many.csv")
+    for words in (["show", "--last", "3000", "--data", path], ["export", "-", "--data", path], ["show", "--last", "3000", "--data", path, "--json", "-"]):
+        code = "import sys; from helios.data_commands import data; data(sys.argv[1:])"
+        with subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout.read(1)
+            process.stdout.close()
+            said = process.stderr.read().decode()
+        assert process.returncode == 0 and "Error" not in said and "Traceback" not in said
+
+
 # Import and update
 
 def test_import_says_what_it_did(home, write):
@@ -118,6 +150,36 @@ def test_import_of_simulated_draws_says_so_and_stays_apart(home, write, tmp_path
     assert "SIMULATED" in run("import", path)[1]
     assert "never merged" in one_line(run("import", write(GOOD), status=2)[1])
     assert read_draws(home / "draws.csv")[1].simulated
+
+
+def test_import_leaves_out_what_contradicts_itself(home, write):
+    text = run("import", write([*GOOD, "2026-08-03,21,22,23,24,25,1,3"]))[0]
+    assert "not taken: 2026-08-03; correct the file" in text and "your history holds 2 draws" in text
+
+
+# Remove
+
+def test_remove_and_import_again(own, write):
+    text = run("remove", "2026-08-01")[0]
+    assert text.splitlines() == ["removed 2026-08-01: 11 12 13 14 15 + 16, x2", "your history holds 2 draws from 2026-07-29 to 2026-08-03"]
+    assert [file["added"] for file in result("import", write(GOOD))["files"]] == [["2026-08-01"]]
+    said = result("remove", "2026-08-01", "2026-07-29")
+    assert [gone["date"] for gone in said["removed"]] == ["2026-07-29", "2026-08-01"] and said["draws"] == {"n": 1, "simulated": False}
+
+
+def test_remove_of_what_is_not_stored(own):
+    before = own.read_bytes()
+    assert "no draw of 2026-08-05 is stored, nothing was removed" in one_line(run("remove", "2026-08-01", "2026-08-05", status=2)[1])
+    for words in (["8/1/2026"], []):
+        assert "remove --help says more" in one_line(run("remove", *words, status=2)[1])
+    assert own.read_bytes() == before
+
+
+def test_remove_says_what_becomes_of_the_monitor(own):
+    from helios.monitor import watch
+    assert "--rebuild-record" in run("remove", "--help")[0] and "--rebuild-record" not in run("remove", "2026-07-29")[0]
+    watch(read_draws(own)[0])
+    assert "helios audit --rebuild-record" in run("remove", "2026-08-03")[0]
 
 
 def test_update_without_a_network(own, monkeypatch):
@@ -203,7 +265,7 @@ def test_show_a_date_without_a_draw(own, day, said):
 
 @pytest.mark.parametrize("words", [["--last", 0], ["--date", "8/1/2026"], ["--last", 1, "--date", "2026-08-01"]])
 def test_show_with_wrong_usage(own, words):
-    assert "Usage:" in run("show", *words, status=2)[1]
+    assert "show --help says more" in one_line(run("show", *words, status=2)[1])
 
 
 def test_export_and_read_again(own, tmp_path):
@@ -219,6 +281,13 @@ def test_export_and_read_again(own, tmp_path):
 def test_export_needs_a_format_and_a_place(own, tmp_path):
     assert "--format csv or --format json" in one_line(run("export", tmp_path / "draws.xlsx", status=2)[1])
     assert "is a folder" in one_line(run("export", tmp_path, "--format", "csv", status=2)[1])
+
+
+def test_help_says_what_is_taken_and_what_is_read_back():
+    for verb in ("show", "export"):
+        text = " ".join(run(verb, "--help")[0].split())
+        assert "by default your own history." in text and "sample" not in text
+    assert "CSV is what Helios reads back; JSON is for programs." in run("export", "--help")[0]
 
 
 def test_an_exported_simulation_stays_one(home, tmp_path):
@@ -263,6 +332,20 @@ def test_check_compares_further_files_and_the_own_history(own, write):
     assert [(a["source"], a["agreed"]) for a in said["agreement"]] == [(str(other), 1), ("your own history", 3)]
     assert [(c["date"], c["source"]) for c in said["conflicts"]] == [("2026-08-01", str(other))]
     assert "1 of 2 common dates agree" in run("check", other)[0]
+
+
+def test_check_says_which_draws_are_simulated(own, write, tmp_path):
+    write_draws(simulate(n=9, seed=1), path := tmp_path / "s.csv")
+    for words, said in (([path], f"the draws of {path} are simulated, those of your own history are real"),
+                        ([write(GOOD), path], f"the draws of {tmp_path / 'mine.csv'} are real, those of {path} are simulated"),
+                        ([own, path], f"the draws of your own history are real, those of {path} are simulated")):
+        assert result("check", *words)["agreement"][0]["against_independence"][0].startswith(said)
+
+
+def test_check_names_the_mend_only_for_the_own_history(own, write):
+    other, mend = write(NY, "ny.csv"), "if a stored draw is wrong: helios data remove DATE, then import again"
+    assert mend in run("check", other)[0] and mend in run("check", own, other)[0]
+    assert mend not in run("check", write(GOOD), other)[0]
 
 
 def test_check_lists_recorded_conflicts_until_they_are_mended(own, write):

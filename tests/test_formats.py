@@ -5,7 +5,7 @@ each format's own form, still check the readers.
 """
 
 import csv
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +298,11 @@ def test_lines_that_contradict_are_listed_and_those_that_repeat_are_not():
     text = TWO["columns"] + "2026-08-05,14,20,59,60,61,25,3\n2026-08-05,14,20,59,60,62,25,3\n"
     _, report = parse_draws(text.encode(), "x", today=TODAY)
     assert [row.line for row in report.contradictions] == [5] and len(report.duplicates) == 2
+    assert report.contradicted == [date(2026, 8, 5)]
+
+
+def test_each_contradicted_date_is_listed_once_and_none_is_left_out():
+    days = [date(2026, 8, 5) - timedelta(days=i) for i in range(1200)]
+    text = "draw_date,w1,w2,w3,w4,w5,powerball\n" + "".join(f"{day},1,2,3,4,5,{p}\n" for p in (6, 7, 8) for day in days)
+    table, report = parse_draws(text.encode(), "x", today=TODAY)
+    assert len(report.contradictions) == 1000 and report.contradicted == days and set(table.powerball) == {6}

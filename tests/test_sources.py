@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from pandas.testing import assert_frame_equal
 from helios import download, history
 from helios.download import Download
 from helios.draws import DrawError, draw_table, parse_draws, read_draws, simulate, write_draws
-from helios.history import Provenance, import_draws, locked, read_history
+from helios.history import Provenance, import_draws, locked, read_history, remove_draws
 from helios.sources import RefusedDraws, SourceError, compare, merge, shared_gaps
 from helios.update import SOURCES, update
 
@@ -739,16 +740,48 @@ def test_the_lock(home, write):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written(tmp_path, write):
-    (home := tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(SourceError, match="HELIOS_HOME"):
-        import_draws([write("ny.csv", DRAWS)], home, today=TODAY)
+@pytest.mark.parametrize("with_lock", [False, True])
+def test_a_folder_that_may_not_be_written(tmp_path, write, with_lock):
+    path, home = write("ny.csv", DRAWS), tmp_path / "barred"
+    import_draws([path], home, today=TODAY)
+    if not with_lock:
+        (home / "draws.lock").unlink()
+    home.chmod(0o500)
+    with pytest.raises(SourceError, match="the folder cannot be written .* HELIOS_HOME") as error:
+        import_draws([path], home, today=TODAY)
+    assert "remove" not in one_line(error)
+
+
+def test_a_lock_that_cannot_be_had_is_told_by_its_cause(home, write, monkeypatch):
+    """The system's answers are played, since root may write anywhere."""
+    path, connect = write("ny.csv", DRAWS), sqlite3.connect
+    import_draws([path], home, today=TODAY)
+    folder = "barred: the folder cannot be written .*, or choose another one with HELIOS_HOME"
+    readonly = sqlite3.OperationalError("attempt to write a readonly database")
+    readonly.sqlite_errorname = "SQLITE_READONLY_DIRECTORY"
+    assert re.search(folder, history._no_lock(Path("barred/draws.lock"), readonly))
+    for barred, said in (({home, home / "draws.lock"}, "home: the folder cannot be written"), ({home / "draws.lock"}, "draws.lock: .*remove that file")):
+        with monkeypatch.context() as m:
+            m.setattr(history, "access", lambda path, mode, barred=barred: path not in barred)
+            with pytest.raises(SourceError, match=said) as error:
+                import_draws([path], home, today=TODAY)
+        assert one_line(error)
+    (home / "draws.lock").unlink()
+    monkeypatch.setattr(history.sqlite3, "connect", lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs))
+    with pytest.raises(SourceError, match="home: the folder cannot be written .*unable to open") as error:
+        import_draws([path], home, today=TODAY)
+    assert "remove" not in one_line(error)
 
 
 def test_a_home_that_is_a_file(tmp_path, write):
     (home := tmp_path / "file").write_text("")
-    with pytest.raises((SourceError, DrawError)) as error:
-        import_draws([write("ny.csv", DRAWS)], home, today=TODAY)
+    path = write("ny.csv", DRAWS)
+    for work in (lambda: import_draws([path], home), lambda: read_history(home), lambda: update(home), lambda: remove_draws([TODAY], home)):
+        with pytest.raises(SourceError, match="is a file, and the history needs a folder; set HELIOS_HOME") as error:
+            work()
+        assert one_line(error)
+    with pytest.raises(SourceError, match="HELIOS_HOME") as error:
+        import_draws([path], home / "below", today=TODAY)
     assert one_line(error)
 
 
@@ -770,6 +803,79 @@ def test_who_vouched_for_a_value_that_was_changed_does_so_no_longer(home, write)
     own = read_history(home)
     assert own.provenance.origins[str(DRAWS.draw_date.iloc[0].date())] == [] and len(own.provenance.conflicts) == 1
     assert own.draws.powerball[0] == table.powerball[0]
+
+
+# One wrong draw, and draws that contradict themselves
+
+def mistyped(i: int) -> pd.DataFrame:
+    """One draw with another powerball."""
+    return DRAWS[i:i + 1].assign(powerball=DRAWS.powerball[i] % 26 + 1)
+
+
+def test_one_mistyped_draw_does_not_lock_the_history(home, write):
+    import_draws([write("typo.csv", mistyped(119))], home, today=TODAY)
+    full, day = write("ny.csv", DRAWS), gaps_day(119)
+    report = import_draws([full], home, today=TODAY)
+    assert len(report.draws) == 120 and [c.day for c in report.files[0][1].conflicts] == [day]
+    assert f"if a stored draw is wrong: helios data remove {day}, then import again" in report.lines()
+    assert [c["date"] for c in read_history(home).provenance.conflicts] == [str(day)]
+    gone = remove_draws([day], home)
+    assert [*gone.removed.draw_date.dt.date] == [day] and len(gone.draws) == 119
+    own = read_history(home)
+    assert own.in_step and own.provenance.conflicts == [] and str(day) not in own.provenance.origins
+    assert import_draws([full], home, today=TODAY).files[0][1].added == [day]
+    assert same(read_history(home).draws, DRAWS) and read_history(home).provenance.origins[str(day)] == [NY]
+
+
+def test_a_small_file_of_another_game_stays_refused(home, write):
+    import_draws([write("ny.csv", DRAWS[:51])], home, today=TODAY)
+    before = content(home)
+    with pytest.raises(RefusedDraws, match="none of 1 common dates agrees: another game.*helios data remove DATE, then import again") as error:
+        import_draws([write("double.csv", OTHER[50:52])], home, today=TODAY)
+    assert one_line(error) and content(home) == before
+
+
+@real
+def test_one_mistyped_draw_and_the_real_history(home, tmp_path):
+    (path := tmp_path / "typo.csv").write_text("draw_date,w1,w2,w3,w4,w5,powerball\n2026-08-05,1,2,3,4,5,6\n")
+    import_draws([path], home, today=TODAY)
+    report = import_draws([SHARED / "draws.csv"], home, today=TODAY)
+    assert len(report.draws) == 3838 and len(report.files[0][1].conflicts) == 1
+
+
+def test_removing_is_all_or_nothing(home, write):
+    import_draws([write("ny.csv", DRAWS[:9])], home, today=TODAY)
+    before = content(home)
+    with pytest.raises(RefusedDraws, match="no draw of 2026-08-04 is stored, nothing was removed") as error:
+        remove_draws([gaps_day(3), date(2026, 8, 4)], home)
+    assert one_line(error) and content(home) == before
+    with locked(home), pytest.raises(SourceError, match="another Helios is changing the history"):
+        remove_draws([gaps_day(3)], home, wait_s=0)
+    assert content(home) == before
+    remove_draws([gaps_day(i) for i in range(9)], home)
+    assert not (home / "draws.csv").exists() and read_history(home).draws.empty
+    assert len(import_draws([write("ny.csv", DRAWS[:9])], home, today=TODAY).draws) == 9
+
+
+def test_an_update_brings_a_removed_draw_back(home, server):
+    server.say("/ny", good(SIMULATED.ny))
+    server.say("/texas", good(SIMULATED.texas))
+    refresh(home)
+    remove_draws([gaps_day(5)], home)
+    assert refresh(home).added == [gaps_day(5)] and same(read_history(home).draws[["draw_date", *BALLS]], DRAWS[["draw_date", *BALLS]])
+
+
+def test_a_date_that_contradicts_itself_is_not_imported(home, write):
+    path = write("ny.csv", pd.concat([DRAWS[:9], mistyped(7), mistyped(3), mistyped(3)]))
+    import_draws([write("stored.csv", DRAWS[3:4].assign(multiplier=pd.NA), lambda d: ny_csv(d).replace(b"None", b""))], home, today=TODAY)
+    report = import_draws([path], home, today=TODAY)
+    (_, merged), = report.files
+    assert merged.contradicted == [gaps_day(7)] and len(report.draws) == 8
+    assert f"not taken: {gaps_day(7)}; correct the file and import again" in report.lines()
+    assert report.as_dict()["files"][0]["contradicted"] == [str(gaps_day(7))]
+    assert pd.isna(report.draws.multiplier[3]) and merged.filled == []      # of two lines neither is believed
+    assert gaps_day(3) not in merged.confirmed and str(gaps_day(7)) not in read_history(home).provenance.origins
+    assert len(read_draws(path, today=TODAY)[0]) == 9                       # reading keeps the first
 
 
 # Merging as such
@@ -800,13 +906,13 @@ def test_a_merge_keeps_what_is_stored_and_adds_what_is_new(mine, theirs, wrong):
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 29), st.integers(1, 30))
 def test_the_rule_of_another_game(n_common, n_wrong):
-    """More than half of the common dates in conflict: refused; of fewer than five, only with new draws."""
+    """More than half of the common dates in conflict: refused; of fewer than five, only with new draws, and not too many."""
     n_wrong = min(n_wrong, n_common)
     stored = DRAWS[:n_common]
-    for extra in (0, 2):
+    for extra in (0, 2, 80):
         new = DRAWS[:n_common + extra].copy()
         new.loc[:n_wrong - 1, "powerball"] = new.loc[:n_wrong - 1, "powerball"] % 26 + 1
-        refused = n_wrong > n_common / 2 and (n_common >= 5 or extra > 0)
+        refused = n_wrong > n_common / 2 and (n_common >= 5 or 0 < extra <= 9 * n_common)
         try:
             merge(stored, new, today=TODAY)
         except RefusedDraws:
