@@ -47,8 +47,9 @@ def update_command(json_file: str | None) -> None:
 
 def _watched(draws) -> str | None:
     "Bring the monitor's record up to date with new draws, if `helios audit` has begun one; what came of it in words."
-    from helios.monitor import MonitorError, watch
+    from helios.monitor import MonitorError
     from helios.places import helios_home
+    from helios.record import watch
     if not (helios_home() / "monitor.json").exists(): return None
     try:
         monitor = watch(draws)

@@ -34,8 +34,9 @@ def audit(data: str | None, record: str | None, rebuild_record: bool, alpha: flo
     with one_line_errors():
         from helios.draws import load_draws
         from helios.fairness import examine
-        from helios.monitor import MonitorError, watch
+        from helios.monitor import MonitorError
         from helios.places import helios_home
+        from helios.record import watch
         draws, read = load_draws(data)
         if read.simulated: simulated_notice(data is None)
         for line in read.lines(): click.echo(f"Draws      {line}", err=True)

@@ -176,7 +176,7 @@ def test_remove_of_what_is_not_stored(own):
 
 
 def test_remove_says_what_becomes_of_the_monitor(own):
-    from helios.monitor import watch
+    from helios.record import watch
     assert "--rebuild-record" in run("remove", "--help")[0] and "--rebuild-record" not in run("remove", "2026-07-29")[0]
     watch(read_draws(own)[0])
     assert "helios audit --rebuild-record" in run("remove", "2026-08-03")[0]
@@ -216,7 +216,8 @@ def new_york(monkeypatch):
 
 
 def test_an_update_hands_new_draws_to_the_record_of_the_monitor(own, new_york):
-    from helios.monitor import Monitor, watch
+    from helios.monitor import Monitor
+    from helios.record import watch
     new_york(NY)
     assert result("update")["monitor"] is None and not (own.parent / "monitor.json").exists()
     watch(read_draws(own)[0])
@@ -228,7 +229,7 @@ def test_an_update_hands_new_draws_to_the_record_of_the_monitor(own, new_york):
 
 
 def test_a_record_that_does_not_fit_is_said_and_not_made_anew(own, new_york):
-    from helios.monitor import watch
+    from helios.record import watch
     watch(read_draws(own)[0][1:])
     before = (own.parent / "monitor.json").read_bytes()
     new_york(NY)

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios import monitor as module
+from helios import record
 from helios.draws import DrawError, balls, era_draws, read_draws, simulate
 from helios.drum import fair_sets, heavy_inclusion, weighted_sets
 from helios.game import POWERBALL, DrawDays, Era, Game
@@ -34,8 +35,8 @@ from helios.monitor import (
     MonitorError,
     families,
     path,
-    watch,
 )
+from helios.record import watch
 
 NOW = POWERBALL.era_named("5/69+1/26")
 REAL = Path(__file__).resolve().parents[2] / "shared/data/powerball/draws.csv"
@@ -437,7 +438,7 @@ def test_watching_eats_only_what_is_new(draws, whole, tmp_path, monkeypatch):
 
 def test_nothing_new_writes_nothing(draws, tmp_path, monkeypatch):
     watch(draws, tmp_path / "m.json")
-    monkeypatch.setattr(module, "write_atomic", lambda *a: pytest.fail("wrote"))
+    monkeypatch.setattr(record, "write_atomic", lambda *a: pytest.fail("wrote"))
     assert watch(draws, tmp_path / "m.json").n == 260
 
 
