@@ -17,13 +17,13 @@ from pathlib import Path
 import click
 
 import helios
-from .console import Commands, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
+from .console import HELP, Commands, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
 from .data_commands import data
 from .study_commands import audit, ev, selftest, simulate
 
 # %% ../nbs/60_cli.ipynb #71f02aae
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings=HELP)
 @click.version_option(helios.__version__, prog_name="helios")
 def main() -> None:
     """A laboratory for lottery draws that measures what others claim.

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 
-from .console import Commands, fail, json_option, one_line_errors, refuse_same_file, require_writable, show
+from .console import HELP, Commands, Day, fail, json_option, one_line_errors, refuse_same_file, require_writable, show
 from .console import simulated_notice, write_text
 
 # %% ../nbs/56_data_commands.ipynb #a247495d
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings=HELP)
 def data() -> None:
     """Your own history of draws: update, import, show, export, check, remove.
 
@@ -29,6 +29,19 @@ def data() -> None:
     """
 
 # %% ../nbs/56_data_commands.ipynb #b68ac0af
+def _watched(draws) -> str | None:
+    "Bring the monitor's record up to date with new draws, if `helios audit` has begun one; what came of it in words."
+    from helios.monitor import MonitorError
+    from helios.places import RECORD, helios_home
+    from helios.record import watch
+    if not (helios_home() / RECORD).exists(): return None
+    try:
+        monitor = watch(draws)
+    except MonitorError as e:
+        return f"the monitor has not taken the new draws: {e}"
+    return f"watched draw by draw, E is {monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
+
+# %% ../nbs/56_data_commands.ipynb #bf84e119
 @data.command("update")
 @json_option
 def update_command(json_file: str | None) -> None:
@@ -45,17 +58,11 @@ def update_command(json_file: str | None) -> None:
         watched = _watched(report.draws)
         show(report.as_dict() | {"monitor": watched}, [*report.lines(), *filter(None, [watched])], json_file)
 
-def _watched(draws) -> str | None:
-    "Bring the monitor's record up to date with new draws, if `helios audit` has begun one; what came of it in words."
-    from helios.monitor import MonitorError
-    from helios.places import helios_home
-    from helios.record import watch
-    if not (helios_home() / "monitor.json").exists(): return None
-    try:
-        monitor = watch(draws)
-    except MonitorError as e:
-        return f"the monitor has not taken the new draws: {e}"
-    return f"watched draw by draw, E is {monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
+# %% ../nbs/56_data_commands.ipynb #0e2b1f2e
+def _spare(files: Sequence[str | None], output: str | None, option: str = "--json", what: str = "FILE") -> None:
+    "End with status 2 if the output cannot be written, or would replace a file that is read."
+    for file in files: refuse_same_file({what: file, option: output})
+    require_writable(output, option)
 
 @data.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
@@ -74,22 +81,9 @@ def import_command(files: tuple[str, ...], json_file: str | None) -> None:
         if report.draws.attrs["simulated"]: simulated_notice(False)
         show(report.as_dict(), report.lines(), json_file)
 
-def _spare(files: Sequence[str | None], output: str | None, option: str = "--json", what: str = "FILE") -> None:
-    "End with status 2 if the output cannot be written, or would replace a file that is read."
-    for file in files: refuse_same_file({what: file, option: output})
-    require_writable(output, option)
-
 # %% ../nbs/56_data_commands.ipynb #375f435d
-def _day(context: click.Context, option: click.Parameter, text: str | tuple[str, ...] | None) -> date | tuple[date, ...] | None:
-    "A date as `YYYY-MM-DD`, or several."
-    if isinstance(text, tuple): return tuple(_day(context, option, one) for one in text)
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError as e:
-        raise click.BadParameter(f"{text!r} is no date like 2026-08-05") from e
-
 @data.command("remove")
-@click.argument("days", nargs=-1, required=True, callback=_day, metavar="DATE...")
+@click.argument("days", nargs=-1, required=True, type=Day(), metavar="DATE...")
 @json_option
 def remove_command(days: tuple[date, ...], json_file: str | None) -> None:
     """Remove draws from your own history, to import them again.
@@ -104,9 +98,10 @@ def remove_command(days: tuple[date, ...], json_file: str | None) -> None:
     require_writable(json_file, "--json")
     with one_line_errors():
         from helios.history import remove_draws
+        from helios.places import RECORD
         report = remove_draws(days, _own().parent)
         stale = ["the record of the monitor no longer fits; when the history is complete: helios audit --rebuild-record"]
-        lines = [*report.lines(), *(stale if (_own_home() / "monitor.json").exists() else [])]
+        lines = [*report.lines(), *(stale if (_own_home() / RECORD).exists() else [])]
         show(report.as_dict(), lines, json_file)
 
 # %% ../nbs/56_data_commands.ipynb #bd105bc6
@@ -117,10 +112,14 @@ def _own_home() -> Path:
     require_folder(home := helios_home())
     return home
 
+def _own_place() -> Path:
+    "Where the own history lies, or would."
+    from helios.places import HISTORY
+    return _own_home() / HISTORY
+
 def _own() -> Path:
-    "Where the own history lies; status 2 if there is none."
-    path = _own_home() / "draws.csv"
-    if not path.is_file(): fail(f"{path}: you have no history yet; helios data update fetches one, helios data import FILE takes yours", 2)
+    "The own history; status 2 if there is none."
+    if not (path := _own_place()).is_file(): fail(f"{path}: you have no history yet; helios data update fetches one, helios data import FILE takes yours", 2)
     return path
 
 def _read(file: str | None):
@@ -156,11 +155,28 @@ def _table_lines(entries: list[dict]) -> Iterator[str]:
         day = date.fromisoformat(entry["draw_date"])
         yield f"{day:%a} {day}  {whites:20}  {entry['powerball']:2}  {times:3}  {entry['era']:12}  {', '.join(entry['sources'])}".rstrip()
 
-# %% ../nbs/56_data_commands.ipynb #8045e987
+# %% ../nbs/56_data_commands.ipynb #7644702b
+def _no_draw(draws, day: date | None) -> str:
+    "Why there is no draw of a date."
+    from helios.game import POWERBALL
+    if draws.empty: return "every row of the file was set aside; helios data check says why"
+    due = day >= POWERBALL.eras[0].first and POWERBALL.is_draw_day(day)
+    held = f"from {draws.draw_date.iloc[0]:%Y-%m-%d} to {draws.draw_date.iloc[-1]:%Y-%m-%d}"
+    return f"no draw of {day} here: " + (f"one was due, the draws go {held}; helios data update may have it" if due else "none was due that day")
+
+def _provenance(read):
+    "Who vouches for the own draws; a damaged record is said and empty."
+    from helios.history import read_provenance
+    from helios.places import PROVENANCE
+    provenance, notices = read_provenance(Path(read.source).with_name(PROVENANCE))
+    for notice in notices: click.echo(f"helios: {notice}", err=True)
+    return provenance
+
+# %% ../nbs/56_data_commands.ipynb #27473646
 @data.command("show")
 @_data_option
 @click.option("--last", type=click.IntRange(1), metavar="N", help="The last N draws. [default: 20]")
-@click.option("--date", "day", callback=_day, metavar="D", help="The draw of one date, as 2026-08-05.")
+@click.option("--date", "day", type=Day(), help="The draw of one date, as 2026-08-05.")
 @json_option
 def show_command(data: str | None, last: int | None, day: date | None, json_file: str | None) -> None:
     """Print draws of your own history, or of a file."""
@@ -175,21 +191,6 @@ def show_command(data: str | None, last: int | None, day: date | None, json_file
         more = [f"{len(draws):,} draws in {read.source}"] if len(entries) < len(draws) and not day else []
         show(keys, [*_table_lines(entries), *more], json_file)
 
-def _no_draw(draws, day: date | None) -> str:
-    "Why there is no draw of a date."
-    from helios.game import POWERBALL
-    if draws.empty: return "every row of the file was set aside; helios data check says why"
-    due = day >= POWERBALL.eras[0].first and POWERBALL.is_draw_day(day)
-    held = f"from {draws.draw_date.iloc[0]:%Y-%m-%d} to {draws.draw_date.iloc[-1]:%Y-%m-%d}"
-    return f"no draw of {day} here: " + (f"one was due, the draws go {held}; helios data update may have it" if due else "none was due that day")
-
-def _provenance(read):
-    "Who vouches for the own draws; a damaged record is said and empty."
-    from helios.history import read_provenance
-    provenance, notices = read_provenance(Path(read.source).with_name("draws_sources.json"))
-    for notice in notices: click.echo(f"helios: {notice}", err=True)
-    return provenance
-
 # %% ../nbs/56_data_commands.ipynb #7c395f18
 def _form(file: str, form: str | None) -> str:
     "`csv` or `json`: as asked for, else by the ending."
@@ -197,15 +198,6 @@ def _form(file: str, form: str | None) -> str:
     if form or file == "-": return form or "csv"
     if ending not in ("csv", "json"): fail(f"{file}: the ending tells no format; add --format csv or --format json", 2)
     return ending
-
-def _csv(draws) -> str:
-    "The text that `write_draws` writes, without the last line break."
-    from tempfile import TemporaryDirectory
-
-    from helios.draws import write_draws
-    with TemporaryDirectory() as folder:
-        write_draws(draws, path := Path(folder) / "draws.csv")
-        return path.read_text(encoding="utf-8").removesuffix("\n")
 
 def _json(entries: list[dict], simulated: bool) -> str:
     "JSON with one line a draw."
@@ -225,8 +217,9 @@ def export_command(file: str, data: str | None, form: str | None) -> None:
     form = _form(file, form)
     _spare([data], file, "FILE", "--data")
     with one_line_errors():
+        from helios.draws import draws_csv
         draws, read = _read(data)
-        if form == "csv": text = _csv(draws)
+        if form == "csv": text = draws_csv(draws).removesuffix("\n")
         else: text = _json(_entries(draws, {} if data else _provenance(read).origins), read.simulated)
         write_text(file, text)
         if file != "-": click.echo(f"{len(draws):,} draws written to {file}")
@@ -246,9 +239,8 @@ def _against(checked: str, draws, origins: dict[str, list[str]], other, read, na
 def _contradictions(draws, read) -> list:
     "Lines of a file that contradict an earlier line of the same date."
     from helios.sources import Conflict, in_words
-    found = [(date.fromisoformat(row.reason.split()[0]), row) for row in read.contradictions]
     kept = draws.set_index(draws.draw_date.dt.date)
-    return [Conflict(day, f"{read.source}, line {row.line}", (in_words(kept.loc[day]), row.value)) for day, row in found]
+    return [Conflict(row.day, f"{read.source}, line {row.line}", (in_words(kept.loc[row.day]), row.value)) for row in read.contradictions]
 
 # %% ../nbs/56_data_commands.ipynb #ad2d3892
 @data.command("check")
@@ -263,7 +255,7 @@ def check_command(files: tuple[str, ...], json_file: str | None) -> None:
     """
     _spare(files, json_file)
     with one_line_errors():
-        own = _own_home() / "draws.csv"
+        own = _own_place()
         first = Path(files[0]) if files else _own()
         is_own, (draws, read) = _same(first, own), _read(str(first))
         provenance = _provenance(read) if is_own else None
@@ -297,7 +289,7 @@ def _findings(read, conflicts: list[dict], agreement: list[dict], origins: dict[
     dates = {key: [str(day) for day in getattr(read, key)] for key in ("missing", "duplicates", "future", "off_calendar")}
     names = [name for origin in origins.values() for name in origin]
     return {"source": read.source, "format": read.format, "origin": read.origin, "simulated": read.simulated, "rows": read.rows,
-            "set_aside": [{"line": s.line, "value": s.value, "reason": s.reason} for s in read.set_aside],
+            "set_aside": [row.as_dict() for row in read.set_aside],
             "more_set_aside": read.more_set_aside, **dates, "conflicts": conflicts, "agreement": agreement,
             "confirmed_by": {name: names.count(name) for name in sorted(set(names))}}
 
@@ -311,7 +303,7 @@ def _findings_lines(read, keys: dict) -> Iterator[str]:
     for name, n in keys["confirmed_by"].items(): yield f"{n:,} draws as {name} has them"
     for c in keys["conflicts"][:20]: yield f"conflict on {c['date']}: {c['values'][0]} here, {c['values'][1]} in {c['source']}"
     if (more := len(keys["conflicts"]) - 20) > 0: yield f"and {more:,} more conflicts, all of them in the JSON"
-    if keys["conflicts"] and (_same(read.source, _own_home() / "draws.csv") or any(c["source"] == OWN for c in keys["conflicts"])):
+    if keys["conflicts"] and (_same(read.source, _own_place()) or any(c["source"] == OWN for c in keys["conflicts"])):
         from helios.sources import MEND
         yield f"if a stored draw is wrong: {MEND.format('DATE')}"
     if not any(keys[key] for key in ("set_aside", "missing", "duplicates", "conflicts", "future", "off_calendar")): yield "nothing is wrong with it"

@@ -22,7 +22,7 @@ import pandas as pd
 from .drum import HEAVIEST, LIGHTEST, fair_sets, weighted_sets
 from .formats import FORMATS, Draw, DrawError, ReadReport, SetAside, Text, choose_format, shown, with_order
 from .game import POWERBALL, Era, Game, GameError
-from .places import helios_home, write_atomic
+from .places import HISTORY, helios_home, write_atomic
 
 # %% ../nbs/01_draws.ipynb #3cb15a8d
 def draw_table(
@@ -111,8 +111,8 @@ class _Reading:
     promised: bool = False                                             # whether the format promises the order drawn
     contradicted: set[date] = field(default_factory=set)               # as in the report, for looking up
 
-    def set_aside(self, line: int, text: str, reason: str, mend: str) -> SetAside:
-        row = SetAside(line, shown(text), reason, mend)
+    def set_aside(self, line: int, text: str, reason: str, mend: str, day: date | None = None) -> SetAside:
+        row = SetAside(line, shown(text), reason, mend, day)
         if self.strict: raise DrawError(f"{self.report.source}, {row}")
         if len(self.report.set_aside) < MOST_LISTED: self.report.set_aside.append(row)
         else: self.report.more_set_aside += 1
@@ -126,7 +126,7 @@ class _Reading:
         multipliers = {kept.multiplier, draw.multiplier} - {None}
         same = set(kept.whites) == set(draw.whites) and kept.powerball == draw.powerball and len(multipliers) < 2
         said, mend = ("repeats", "remove it") if same else ("contradicts", "find out which line is right")
-        row = self.set_aside(line, text, f"{draw.day} {said} line {kept_line}, which is kept", mend)
+        row = self.set_aside(line, text, f"{draw.day} {said} line {kept_line}, which is kept", mend, draw.day)
         if same: return None
         if len(self.report.contradictions) < MOST_LISTED: self.report.contradictions.append(row)
         if draw.day not in self.contradicted: self.report.contradicted.append(draw.day)
@@ -346,7 +346,7 @@ def load_draws(
     game: Game = POWERBALL,
 ) -> tuple[pd.DataFrame, ReadReport]:
     "The draws to work with; `DrawError` if a source is there but holds no draw."
-    own = helios_home() / "draws.csv"
+    own = helios_home() / HISTORY
     source = Path(path) if path is not None else own if own.exists() else sample_path()
     draws, report = read_draws(source, game)
     if draws.empty:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIGHTEST', 'HEAVIEST', 'DrumError', 'fair_sets', 'Drum', 'compositions', 'inclusion', 'truth_skill',
-           'heavy_inclusion', 'weighted_sets']
+           'heavy_inclusion', 'overlap_chances', 'weighted_sets']
 
 # %% ../nbs/00_drum.ipynb #2d610697
 from dataclasses import dataclass
@@ -110,6 +110,15 @@ def heavy_inclusion(
     "How often a ball of this weight is drawn."
     lighter = n_balls - 1 - np.arange(picked)
     return float(1 - np.prod(lighter / (lighter + weight)))
+
+# %% ../nbs/00_drum.ipynb #b44a2231
+def overlap_chances(
+    n_balls: int,   # balls in the drum
+    picked: int,    # balls drawn at a time
+) -> np.ndarray:    # (picked + 1,) sums to 1
+    "Chance of an overlap of 0, 1, .., picked between fair draws: the hypergeometric distribution."
+    ways = [comb(picked, shared) * comb(n_balls - picked, picked - shared) for shared in range(picked + 1)]
+    return np.array(ways) / comb(n_balls, picked)
 
 # %% ../nbs/00_drum.ipynb #7e87400e
 def weighted_sets(

@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import hypergeom
+from fastcore.basics import patch
 
 from .draws import balls, era_draws
+from .drum import overlap_chances
 from .game import POWERBALL, Era, Game
 from .scoring import Forecast, drawn_matrix
 from .subsets import log_prob
@@ -38,34 +39,41 @@ class Forecaster(ABC):
     def logits(self, whites: np.ndarray, powerballs: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
         "Logits of draws `start` to `n`, (n + 1 - start, balls), each from the draws before it; the last is the next draw."
 
-    def fit(self, draws: pd.DataFrame) -> "Forecaster":
-        "Learn from the last era of a history."
-        current = era_draws(draws)
-        self.era = self.game.era_named(current.era.iloc[0])
-        self.whites, self.powerballs = balls(current)
-        self.learn(self.whites, self.powerballs)
-        return self
+# %% ../nbs/32_forecasters.ipynb #3f06adb5
+@patch
+def fit(self: Forecaster, draws: pd.DataFrame) -> Forecaster:
+    "Learn from the last era of a history."
+    current = era_draws(draws)
+    self.era = self.game.era_named(current.era.iloc[0])
+    self.whites, self.powerballs = balls(current)
+    self.learn(self.whites, self.powerballs)
+    return self
 
-    def update(self, whites: np.ndarray, powerball: int) -> None:
-        "Add one draw of the same era, without learning anew; `ForecasterError` before `fit` or for no draw of it."
-        self._require_fit()
-        era, whites = self.era, np.asarray(whites)
-        if whites.shape != (era.picked,) or len({*whites.tolist()} & {*range(1, era.whites + 1)}) < era.picked or \
-                powerball not in range(1, era.powerballs + 1):
-            raise ForecasterError(f"whites {whites.tolist()} and powerball {powerball} are no draw of {era.name}; give "
-                                  f"{era.picked} different whites from 1 to {era.whites} and a powerball from 1 to {era.powerballs}")
-        self.whites, self.powerballs = np.vstack([self.whites, np.sort(whites)]), np.append(self.powerballs, powerball)
+@patch
+def _require_fit(self: Forecaster) -> None:
+    if self.era is None: raise ForecasterError(f"{self.name} has not seen a draw; call fit first")
 
-    def forecast(self) -> Forecast:
-        "The distribution of the next draw, one row; `ForecasterError` before `fit`."
-        self._require_fit()
-        return self._as_forecast(*self.logits(self.whites, self.powerballs, len(self.powerballs)))
+# %% ../nbs/32_forecasters.ipynb #ac917e75
+@patch
+def update(self: Forecaster, whites: np.ndarray, powerball: int) -> None:
+    "Add one draw of the same era, without learning anew; `ForecasterError` before `fit` or for no draw of it."
+    self._require_fit()
+    era, whites = self.era, np.asarray(whites)
+    good = whites.shape == (era.picked,) and len({*whites.tolist()} & {*range(1, era.whites + 1)}) == era.picked
+    if not good or powerball not in range(1, era.powerballs + 1):
+        raise ForecasterError(f"whites {whites.tolist()} and powerball {powerball} are no draw of {era.name}; give "
+                              f"{era.picked} different whites from 1 to {era.whites} and a powerball from 1 to {era.powerballs}")
+    self.whites, self.powerballs = np.vstack([self.whites, np.sort(whites)]), np.append(self.powerballs, powerball)
 
-    def _require_fit(self) -> None:
-        if self.era is None: raise ForecasterError(f"{self.name} has not seen a draw; call fit first")
+@patch
+def forecast(self: Forecaster) -> Forecast:
+    "The distribution of the next draw, one row; `ForecasterError` before `fit`."
+    self._require_fit()
+    return self._as_forecast(*self.logits(self.whites, self.powerballs, len(self.powerballs)))
 
-    def _as_forecast(self, white: np.ndarray, powerball: np.ndarray) -> Forecast:
-        return Forecast(torch.from_numpy(white), torch.from_numpy(powerball), self.era.picked)
+@patch
+def _as_forecast(self: Forecaster, white: np.ndarray, powerball: np.ndarray) -> Forecast:
+    return Forecast(torch.from_numpy(white), torch.from_numpy(powerball), self.era.picked)
 
 # %% ../nbs/32_forecasters.ipynb #e375d8d2
 def walk(
@@ -165,7 +173,7 @@ class Repeats(Forecaster):
 
     def learn(self, whites: np.ndarray, powerballs: np.ndarray) -> None:
         k, j = self.era.picked, np.arange(self.era.picked + 1)
-        terms = hypergeom(self.era.whites, k, k).pmf(j) * np.exp(self._LOG_WEIGHTS[:, None] * j)
+        terms = overlap_chances(self.era.whites, k) * np.exp(self._LOG_WEIGHTS[:, None] * j)
         self.log_norm = np.log(terms.sum(axis=1))
         self.mean_overlap = terms @ j / terms.sum(axis=1)
 

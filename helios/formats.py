@@ -255,9 +255,14 @@ class SetAside:
     value: str     # the line as it stands, shortened
     reason: str
     mend: str
+    day: date | None = None   # of its draw, where the line is one
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.reason} ({self.value!r}); {self.mend}"
+
+    def as_dict(self) -> dict:
+        "Line, value and reason for JSON."
+        return {"line": self.line, "value": self.value, "reason": self.reason}
 
 @dataclass
 class ReadReport:

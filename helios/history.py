@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .draws import ReadReport, draw_table, read_draws, write_draws
 from .game import POWERBALL, Game
-from .places import helios_home, write_atomic
+from .places import HISTORY, LOCK, PROVENANCE, helios_home, write_atomic
 from .sources import MergeReport, RefusedDraws, SourceError, in_words, merge
 
 # %% ../nbs/03_history.ipynb #1c0183c8
@@ -111,9 +111,9 @@ def read_history(
     "The own history, empty where there is none; `DrawError` for a line that cannot be read, `SourceError` for a later version."
     home = Path(home or helios_home())
     require_folder(home)
-    path = home / "draws.csv"
+    path = home / HISTORY
     draws, read = read_draws(path, game, strict=True) if path.exists() else (draw_table([], game), ReadReport(str(path)))
-    provenance, notices = read_provenance(home / "draws_sources.json")
+    provenance, notices = read_provenance(home / PROVENANCE)
     if read.origin:                        # a download that was put here by hand vouches for itself
         provenance.record(MergeReport(str(path), read.origin, confirmed=[*draws.draw_date.dt.date]))
     return History(home, draws, provenance, notices, _fingerprint(path))
@@ -138,7 +138,7 @@ def save_history(
     draws: pd.DataFrame,   # the table to keep
 ) -> None:
     "Write the draws if they changed, then the provenance; `DrawError` or `SourceError` if the disk refuses."
-    path, beside = history.home / "draws.csv", history.home / "draws_sources.json"
+    path, beside = history.home / HISTORY, history.home / PROVENANCE
     if draws.empty: _unlink(path)     # a history without draws is none
     elif not draws.equals(history.draws): write_draws(draws, path)
     history.provenance.history = _fingerprint(path)
@@ -163,7 +163,7 @@ def locked(
     wait_s: float = 10.0,     # how long another process may take
 ) -> Iterator[None]:
     "Hold the history of a folder alone; `SourceError` if another process keeps it or the folder cannot be written."
-    path = Path(home) / "draws.lock"
+    path = Path(home) / LOCK
     require_folder(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ class ImportReport:
     def as_dict(self) -> dict:
         "The report as plain values for JSON."
         files = [{**merged.as_dict(), "format": read.format, "rows": read.rows,
-                  "set_aside": [{"line": s.line, "value": s.value, "reason": s.reason} for s in read.set_aside]}
+                  "set_aside": [row.as_dict() for row in read.set_aside]}
                  for read, merged in self.files]
         return {"files": files, "draws": {"n": len(self.draws), "simulated": bool(self.draws.attrs.get("simulated"))},
                 "notices": self.notices}
@@ -269,7 +269,7 @@ def remove_draws(
         history = read_history(home, game)
         stored = history.draws.draw_date.dt.date
         if unknown := sorted({*days} - {*stored}):
-            raise RefusedDraws(f"{home / 'draws.csv'}: no draw of {', '.join(map(str, unknown))} is stored, nothing was removed; helios data show lists what is")
+            raise RefusedDraws(f"{home / HISTORY}: no draw of {', '.join(map(str, unknown))} is stored, nothing was removed; helios data show lists what is")
         gone, kept = history.draws[stored.isin(days)], history.draws[~stored.isin(days)].reset_index(drop=True)
         record, texts = history.provenance, {*map(str, days)}
         record.origins = {day: names for day, names in record.origins.items() if day not in texts}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import lru_cache
 from hashlib import sha256
-from math import comb, exp, log
+from math import exp, log
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from scipy.special import logsumexp
 
 from .draws import balls, era_draws
-from .drum import heavy_inclusion
+from .drum import heavy_inclusion, overlap_chances
 from .game import POWERBALL, Era, Game
 
 # %% ../nbs/03_monitor.ipynb #b1d75267
@@ -66,8 +66,7 @@ def families(era: Era) -> dict[str, tuple[Family, ...]]:
     white, powerball = (), ()
     if n > k:
         w = np.array(list(OVERLAP_WEIGHTS))
-        fair = np.array([comb(k, j) * comb(n - k, k - j) / comb(n, k) for j in range(k + 1)])
-        normaliser = (w[:, None] ** np.arange(k + 1)) @ fair
+        normaliser = (w[:, None] ** np.arange(k + 1)) @ overlap_chances(n, k)
         overlap = _family("overlap", 1, OVERLAP_MASS, OVERLAP_WEIGHTS, np.log(w), -np.log(normaliser))
         white = _ball_family(n, k, 1 - OVERLAP_MASS), overlap
     if m > 1:

@@ -20,7 +20,7 @@ from .fairness import Audit, examine
 from .fitting import PRESETS, EpochReport, TrainError, TrainingConfig, make_windows
 from .game import POWERBALL, Era, Game
 from .memory_store import MemoryStore, StoreError
-from .places import helios_home
+from .places import DATABASE, helios_home
 from .scoring import Forecast, Ticket
 from .trainer import ModelTrainer, TrainingResult
 
@@ -70,7 +70,7 @@ def default_store(
     url = os.environ.get("HELIOS_DATABASE_URL")
     if url and "://" not in url:
         raise StoreError(f"HELIOS_DATABASE_URL is {url!r}, which is no URL; give one such as sqlite:////home/me/helios.db")
-    return MemoryStore(url or (home or helios_home()) / "helios_memory.db")
+    return MemoryStore(url or (home or helios_home()) / DATABASE)
 
 def run(
     path: str | os.PathLike | None = None,   # a file of draws; None: the user's own history, else the sample
@@ -143,7 +143,7 @@ def as_dict(self: RunResult) -> dict:
                   "simulated": self.read.simulated, "missing": [str(day) for day in self.read.missing],
                   **{name: [str(day) for day in getattr(self.read, name)]
                      for name in ("duplicates", "future", "off_calendar")},
-                  "set_aside": [{"line": s.line, "value": s.value, "reason": s.reason} for s in self.read.set_aside]},
+                  "set_aside": [row.as_dict() for row in self.read.set_aside]},
         "baseline_nats": following.era.baseline_nats["total"],
         "audit": self.audit.as_dict(),
         "training": about["training"],

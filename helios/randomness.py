@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['MIN_EXPECTED', 'POWER', 'FairnessError', 'ball_counts', 'chi_square', 'pair_counts', 'pair_chi_square', 'overlaps',
-           'overlap_chances', 'pearson', 'pooled_cells', 'overlap_chi_square', 'repeat_z', 'repeat_score', 'sum_z',
-           'order_chi_square', 'fair_band', 'alarm_probability', 'detectable_weight']
+           'pearson', 'pooled_cells', 'overlap_chi_square', 'repeat_z', 'repeat_score', 'sum_z', 'order_chi_square',
+           'fair_band', 'alarm_probability', 'detectable_weight']
 
 # %% ../nbs/03_randomness.ipynb #8041d74c
 from functools import lru_cache
-from math import comb
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, chi2, norm
 
-from .drum import heavy_inclusion
+from .drum import heavy_inclusion, overlap_chances
 
 # %% ../nbs/03_randomness.ipynb #e41915b5
 class FairnessError(ValueError):
@@ -73,14 +72,6 @@ def overlaps(
 ) -> np.ndarray:          # (n_draws - 1,) int, 0 to picked
     "How many whites each draw shares with the one before."
     return (whites[1:, :, None] == whites[:-1, None, :]).sum(axis=(1, 2))
-
-def overlap_chances(
-    n_balls: int,   # balls in the drum
-    picked: int,    # balls drawn at a time
-) -> np.ndarray:    # (picked + 1,) sums to 1
-    "Chance of an overlap of 0, 1, .., picked between fair draws: the hypergeometric distribution."
-    ways = [comb(picked, shared) * comb(n_balls - picked, picked - shared) for shared in range(picked + 1)]
-    return np.array(ways) / comb(n_balls, picked)
 
 # %% ../nbs/03_randomness.ipynb #21cbf9ae
 MIN_EXPECTED = 5   # expected count of a cell below which chi-square is not trusted

@@ -15,7 +15,7 @@ import pandas as pd
 from .draws import balls
 from .game import POWERBALL, Game
 from .monitor import MEND, Monitor, MonitorError, dates_of, linked
-from .places import helios_home, write_atomic
+from .places import RECORD, helios_home, write_atomic
 
 # %% ../nbs/04_record.ipynb #31b29f7c
 def _check_past(monitor: Monitor, draws: pd.DataFrame, source: Path) -> None:
@@ -41,7 +41,7 @@ def watch(
     "Bring the stored monitor up to date with the draws, and write it; `MonitorError` if it is damaged, has another past, or can't be kept."
     if path is None and draws.attrs.get("simulated"):
         raise MonitorError("simulated draws do not go into the record of your own history; give a path, or use Monitor().extend(draws)")
-    path = Path(path) if path is not None else helios_home() / "monitor.json"
+    path = Path(path) if path is not None else helios_home() / RECORD
     if _is_foreign(path): raise MonitorError(f"{path}: is no record of a monitor, and stays as it is; move it away or name another file")
     monitor, data, before = Monitor(game), None, None
     try:

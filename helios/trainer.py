@@ -30,7 +30,7 @@ from .fitting import net_forecast, outcomes, validation_skill
 from .game import POWERBALL, Game
 from .memory_store import MemoryStore
 from .net import PowerballNet
-from .places import helios_home
+from .places import CHECKPOINTS, MODELS, helios_home
 from .scoring import Forecast
 from .weights import ModelError, ModelFile, load_model, save_model
 
@@ -190,12 +190,12 @@ def _about(self: ModelTrainer, draws, config, name, job_id, net, reports, evalua
 # %% ../nbs/31_trainer.ipynb #c53fb6a2
 @patch
 def _checkpoint(self: ModelTrainer, job_id: str) -> Path:
-    return self.home / "checkpoints" / f"{job_id}.safetensors"
+    return self.home / CHECKPOINTS / f"{job_id}.safetensors"
 
 @patch
 def _save(self: ModelTrainer, net: PowerballNet, name: str, about: dict) -> ModelFile:
     "Save the model under its next version and drop the checkpoint of the run."
-    folder = self.home / "models"
+    folder = self.home / MODELS
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for version in count(1):

@@ -88,7 +88,7 @@ class SourceResult:
         "Plain values for JSON."
         rows = self.read.set_aside if self.read else []
         return {"origin": self.source.origin, "url": _place(self.source.url), "status": self.status, "reason": self.reason,
-                "set_aside": [{"line": row.line, "value": row.value, "reason": row.reason} for row in rows],
+                "set_aside": [row.as_dict() for row in rows],
                 "merged": self.merged.as_dict() if self.merged else None}
 
 def _place(url: str) -> str:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from .draws import Bias, balls, era_draws, simulate
 from .forecasters import Frequency, Repeats, Steps, walk
 from .game import POWERBALL, Game
-from .monitor import path
-from .report import CHANCE, FOUND, plot_frequencies, svg
-from .scoring import e_process
+from .monitor import ALPHA, path
+from .report import FOUND, plot_frequencies, plot_log_e, svg
+from .scoring import EProcess, e_process
 
 # %% ../nbs/70_widgets.ipynb #727c21cc
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class CountsPanel(widgets.VBox):
         draws: pd.DataFrame,      # the one table, with at least one draw
         game: Game = POWERBALL,
     ):
-        self.draws, self.game = draws, game
+        self.draws, self.game, self._quiet = draws, game, True
         names = list(draws.era.unique())
         self.era = widgets.Dropdown(options=names, value=names[-1], description="era")
         self.drum = widgets.ToggleButtons(options=["whites", "powerball"], style={"button_width": "7rem"})
@@ -61,9 +62,9 @@ class CountsPanel(widgets.VBox):
         self.era.observe(lambda change: self._follow_era(), "value")
         self.drum.observe(lambda change: self._follow_era(), "value")
         for part in (self.ball, self.window): part.observe(lambda change: self.redraw(), "value")
-        self.redraw()
 
 # %% ../nbs/70_widgets.ipynb #060eb2c9
+@patch
 def _follow_era(self: CountsPanel) -> None:
     "New ends for the sliders, and the whole era as the stretch."
     rules, n = self.game.era_named(self.era.value), int((self.draws.era == self.era.value).sum())
@@ -74,9 +75,10 @@ def _follow_era(self: CountsPanel) -> None:
     self._quiet = False
     self.redraw()
 
-def _redraw_counts(self: CountsPanel) -> None:
+@patch
+def redraw(self: CountsPanel) -> None:
     "Draw the counts of the chosen stretch again; nothing while the sliders are being set."
-    if getattr(self, "_quiet", True): return
+    if self._quiet: return
     rules, (first, last) = self.game.era_named(self.era.value), self.window.value
     stretch = era_draws(self.draws, self.era.value)[first - 1:last]
     numbers, n_balls = balls(stretch)[0], rules.whites
@@ -91,8 +93,6 @@ def _redraw_counts(self: CountsPanel) -> None:
         f"{mark}Ball <b>{self.ball.value}</b> came <b>{found.count}</b> times in {len(stretch):,} draws ({days}); fair draws give "
         f"{found.expected:.1f}, and a count this far off has p = {found.p:.3g}. That p is for one ball and one stretch named "
         f"in advance: among {n_balls} balls the smallest p of fair draws is below {1 - 0.5 ** (1 / n_balls):.2g} half of the time.")
-
-CountsPanel._follow_era, CountsPanel.redraw = _follow_era, _redraw_counts
 
 # %% ../nbs/70_widgets.ipynb #6918821e
 PLANTS = {   # name -> what is planted at a strength from 0 to 1, whose evidence it moves, and the forecaster that can learn it
@@ -128,20 +128,10 @@ def evidence(plant: str, strength: float, n: int, seed: int) -> Evidence:
     skill = walk(forecaster(), draws, _LEARN_FROM).skill(whites[_LEARN_FROM:], powerballs[_LEARN_FROM:]).total
     return Evidence(path(draws)[process].to_numpy(), np.r_[np.zeros(_LEARN_FROM), e_process(skill).log_e])
 
-def plot_paths(found: Evidence, title: str, alpha: float = 0.05) -> Figure:
-    "E against the number of draws, on a logarithmic scale cut at 1e-3 and 1e6, with the level that counts as evidence."
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set(xlabel="draws", ylabel="E", ylim=(-3, 6), yticks=range(-3, 7), xlim=(0, len(found.monitor)))
-    axes.set_yticks(range(-3, 7), [f"$10^{{{p}}}$" for p in range(-3, 7)])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.axhline(0, color=CHANCE, linewidth=1.2)
-    axes.axhline(-np.log10(alpha), color=CHANCE, linewidth=1.5, linestyle="--", label=f"evidence: E = {1 / alpha:.0f}")
-    for log_e, colour, name in ((found.monitor, FOUND, "monitor"), (found.forecaster, "#475569", "forecaster, learning from 200 draws on")):
-        axes.plot(np.clip(log_e / np.log(10), -3, 6), color=colour, label=name)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
-    return figure
+def plot_paths(found: Evidence, title: str) -> Figure:
+    "Both e-processes on a scale that stays while a slider moves."
+    paths = {"monitor": found.monitor, f"forecaster, learning from {_LEARN_FROM} draws on": found.forecaster}
+    return plot_log_e(title, "draws", paths, ALPHA, span=(-3, 6))
 
 # %% ../nbs/70_widgets.ipynb #b00dfaba
 class BiasPanel(widgets.VBox):
@@ -168,7 +158,8 @@ class BiasPanel(widgets.VBox):
         said = [f"{name} {_reached(log_e)}" for name, log_e in (("monitor", found.monitor), ("forecaster", found.forecaster))]
         self.said.value = f"<b>SIMULATED draws:</b> {strength_in_words(self.plant.value, self.strength.value)}. The {'; the '.join(said)}."
 
-def _reached(log_e: np.ndarray, alpha: float = 0.05) -> str:
+def _reached(log_e: np.ndarray) -> str:
     "Where an e-process ended and when it first crossed, in words."
-    over, end = np.flatnonzero(log_e >= -np.log(alpha)), f"ends at E = {np.exp(min(log_e[-1], 700)):.3g}"
-    return f"{end} and first reached {1 / alpha:.0f} after {over[0] + 1:,} draws" if len(over) else f"{end} and never reached {1 / alpha:.0f}"
+    process = EProcess(log_e, ALPHA)
+    when = "never reached {:.0f}" if process.crossed_at is None else "first reached {:.0f} after {:,} draws"
+    return f"ends at E = {process.final:.3g} and " + when.format(1 / ALPHA, process.crossed_at)

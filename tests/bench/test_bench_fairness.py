@@ -11,10 +11,11 @@ from scipy.stats import chisquare
 
 from helios.draws import balls, simulate
 from helios.fairness import audit, examine
+from helios.game import POWERBALL
 from helios.monitor import Monitor
 from helios.randomness import ball_counts, detectable_weight
 
-WHITES = {"5/45+1/45": 45, "5/49+1/42": 49, "5/53+1/42": 53, "5/55+1/42": 55, "5/59+1/39": 59, "5/59+1/35": 59, "5/69+1/26": 69}
+WHITES = {era.name: era.whites for era in POWERBALL.eras}
 
 
 @pytest.fixture(scope="module")
