@@ -42,7 +42,7 @@ class Conflict:
 
     def as_dict(self) -> dict: return {"date": str(self.day), "source": self.source, "values": list(self.values)}
 
-# %% ../nbs/02_sources.ipynb #47ac0a4f
+# %% ../nbs/02_sources.ipynb #f6066cd6
 def _days(table: pd.DataFrame) -> list[date]:
     "The dates of a table."
     return [*table.draw_date.dt.date]
@@ -69,6 +69,7 @@ def compare(
     times = left.multiplier.reset_index(drop=True).eq(right.multiplier.reset_index(drop=True)).fillna(True)
     return Comparison(here, there, same, same & times.to_numpy(bool))
 
+# %% ../nbs/02_sources.ipynb #0c76f251
 @patch
 def conflicts(self: Comparison, one: pd.DataFrame, other: pd.DataFrame, source: str, game: Game = POWERBALL) -> list[Conflict]:
     "The contradictions with both sides readable; the tables are those compared."
@@ -177,7 +178,13 @@ def _fill(table: pd.DataFrame, new: pd.DataFrame, side: Comparison, game: Game) 
         filled[side.here[rows]] = True
     return filled
 
-# %% ../nbs/02_sources.ipynb #c6acd892
+# %% ../nbs/02_sources.ipynb #cf9b0700
+def _due(new: pd.DataFrame, today: date) -> tuple[pd.DataFrame, list[date]]:
+    "The draws that can have been held by `today`, and the dates of the others; simulated draws are all of the first kind."
+    late = (new.draw_date > pd.Timestamp(today)) & (not new.attrs.get("simulated"))
+    return (new[~late].reset_index(drop=True), _days(new[late])) if late.any() else (new, [])
+
+# %% ../nbs/02_sources.ipynb #25a4d3d5
 def merge(
     stored: pd.DataFrame,                              # the history, which wins
     new: pd.DataFrame,                                 # what a source has
@@ -189,9 +196,7 @@ def merge(
     contradicted: Sequence[date] = (),                 # dates of which the source says two things, `new` the first of them
 ) -> tuple[pd.DataFrame, MergeReport]:
     "The stored draws with what is new in `new`, and a report; `RefusedDraws` for another game, or simulated with real."
-    late = new.draw_date > pd.Timestamp(today or date.today())
-    if late.any() and not new.attrs.get("simulated"): new, late = new[~late].reset_index(drop=True), _days(new[late])
-    else: late = []
+    new, late = _due(new, today or date.today())
     report, side = MergeReport(source or origin or "the new draws", origin, len(stored), future=late), compare(stored, new, game)
     if why := refusal(side, stored, new): raise RefusedDraws(f"{report.source}: {why}")
     with_order = _has_order(new, game).any() or _has_order(stored, game).any()
@@ -210,7 +215,7 @@ def merge(
     table.attrs["simulated"] = bool((stored if len(stored) else new).attrs.get("simulated"))
     return table, report
 
-# %% ../nbs/02_sources.ipynb #18ebafce
+# %% ../nbs/02_sources.ipynb #c3e4c479
 def _some(items: Sequence, n: int = 3) -> str:
     "The first few of a list, and how many more."
     return ", ".join(map(str, items[:n])) + (f" and {len(items) - n:,} more" if len(items) > n else "")
@@ -231,6 +236,7 @@ def lines(self: MergeReport) -> list[str]:
     if self.conflicts: said.append(f"if a stored draw is wrong: {MEND.format(self.conflicts[0].day if len(self.conflicts) == 1 else 'DATE')}")
     return said + self.against + self.independent
 
+# %% ../nbs/02_sources.ipynb #5b4c10a9
 @patch
 def as_dict(self: MergeReport) -> dict:
     "The report as plain values for JSON."
