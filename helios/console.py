@@ -20,9 +20,10 @@ import click
 # %% ../nbs/55_console.ipynb #03a3d11f
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
-                 "forecasters": "ForecasterError", "truth": "TruthError"}
-_MACHINE_ERRORS = {"memory_store": "StoreError", "weights": "ModelError", "sources": "SourceError",
-                   "selftest": "SelftestError"}
+                 "forecasters": "ForecasterError", "truth": "TruthError", "jobs": "JobError",
+                 "registry": "RegistryError", "archive": "ArchiveError", "sweeps": "SweepError", "mixtures": "MixtureError"}
+_MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
+                   "selftest": "SelftestError", "executor": "ExecutorError"}
 
 def _belongs(error: Exception, families: dict[str, str]) -> bool:
     "Whether `error` is of one of these families."

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from fastcore.basics import patch
 from sqlalchemy import Table
 
-from .database import StoreError, check_number, check_row, to_json, utc_hours_ago, utc_now, utc_text
-from .database import context_storage, enhanced_journal, knowledge_fragments, memory_operations, models
-from .database import performance_metrics, predictions, schema, system_events, training_logs, training_sessions
+from .tables import check_row, context_storage, enhanced_journal, knowledge_fragments, memory_operations, models
+from .tables import performance_metrics, predictions, schema, system_events, training_logs, training_sessions
+from .values import StoreError, check_number, to_json, utc_hours_ago, utc_now, utc_text
 from .database import database_size, database_url, explain, open_engines, upsert
 
 # %% ../nbs/20_memory_store.ipynb #f89cb493

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios import database
-from helios.database import schema, to_json, utc_text
+from helios.tables import schema
 from helios.memory_store import ENDED, MemoryStore, StoreError
+from helios.values import to_json, utc_text
 
 LONG_AGO = utc_text("2020-01-01")
 
