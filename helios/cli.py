@@ -20,7 +20,13 @@ import helios
 from .console import HELP, Commands, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
 from .data_commands import data
+from .forecast_commands import forecast
+from .job_commands import jobs
+from .model_commands import models
+from .store_commands import db
 from .study_commands import audit, ev, selftest, simulate
+from .sweep_commands import sweep
+from .train_commands import train
 
 # %% ../nbs/60_cli.ipynb #71f02aae
 @click.group(cls=Commands, context_settings=HELP)
@@ -35,10 +41,14 @@ def main() -> None:
     helios ev --jackpot-cash 3e8 --tickets-sold 4e7      what a ticket is worth
     helios selftest --quick          would Helios find a bias if there were one?
     helios data update               your own history of draws, from public sources
+    helios train                     train a model in the background; helios jobs shows and resumes it
+    helios models                    versions, aliases, rollback; helios forecast uses the champion
+    helios sweep                     search the settings of the net
+    helios db check                  is the memory whole? backup, restore, compact
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, db): main.add_command(command)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
 class TrainingBar:

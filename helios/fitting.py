@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'TrainError', 'TrainingConfig', 'config_from', 'Windows', 'Split', 'make_windows', 'net_forecast',
-           'outcomes', 'EpochReport', 'validation_skill', 'fit']
+           'outcomes', 'EpochReport', 'validation_skill', 'FittingRun', 'FitStopped', 'fit']
 
 # %% ../nbs/12_fitting.ipynb #b5752419
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
+from math import isfinite
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .draws import balls, era_draws
 from .net import PowerballNet
 from .scoring import Forecast, fit_shrinkage
+from .subsets import SubsetError
+from .weights import ModelError
 
 # %% ../nbs/12_fitting.ipynb #4c3154b9
 class TrainError(ValueError):
@@ -33,7 +38,7 @@ class TrainingConfig:
     sequence_length: int = 50           # draws in a window
     validation_split: float = 0.2       # share of the windows, by time
     early_stopping_patience: int = 10   # epochs without a better validation score; 0 never stops early
-    model_checkpoint: bool = True       # keep the best weights on disk while training
+    model_checkpoint: bool = True       # keep the state of the run on disk while training; False: only when it is stopped
     test_split: float = 0.2             # share of the windows, the latest ones
     hidden: int = 256
     layers: int = 3
@@ -160,22 +165,6 @@ class EpochReport:
         return {"validation_skill": self.validation_skill, "best_epoch": self.best_epoch, "seconds": self.seconds,
                 **{f"{head}_loss": loss for head, loss in self.losses.items() if head != "total"}}
 
-# %% ../nbs/12_fitting.ipynb #cbbbe11f
-def _epoch(net: PowerballNet, windows: Windows, at: Tensor, optimizer, config: TrainingConfig) -> dict[str, float]:
-    "Train over the windows `at` once in random order; mean losses by head."
-    net.train()
-    sums, weights = torch.zeros(4), torch.tensor([1.0, 1.0, config.frequency_weight, config.confidence_weight])
-    for batch in at[torch.randperm(len(at))].split(config.batch_size):
-        optimizer.zero_grad(set_to_none=True)
-        losses = torch.stack(net.losses(*windows.batch(batch)))
-        (losses @ weights).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        sums += losses.detach() * len(batch)
-    means = sums / len(at)
-    names = ("white", "powerball", "frequency", "confidence")
-    return dict(zip(names, means.tolist(), strict=True)) | {"total": float(means @ weights)}
-
 # %% ../nbs/12_fitting.ipynb #199614d4
 def validation_skill(
     forecast: Forecast,       # of the validation draws, as the heads state it
@@ -193,37 +182,166 @@ def _optimizer(net: PowerballNet, config: TrainingConfig) -> torch.optim.Optimiz
     decayed = [p for p in net.parameters() if p.dim() > 1 and p is not net.position]
     kept = [p for p in net.parameters() if p.dim() <= 1 or p is net.position]
     return torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay},
-                              {"params": kept, "weight_decay": 0.0}], lr=config.learning_rate)
+                              {"params": kept, "weight_decay": 0.0}], lr=config.learning_rate, fused=True)
 
 def _snapshot(net: PowerballNet) -> dict[str, Tensor]:
     "A copy of all weights."
     return {name: t.detach().clone() for name, t in net.state_dict().items()}
 
 # %% ../nbs/12_fitting.ipynb #29a13d23
+class FittingRun:
+    "A training run that goes step by step and whose state can be taken out between two steps."
+    def __init__(self, net: PowerballNet, windows: Windows, split: Split, config: TrainingConfig):
+        self.net, self.windows, self.split, self.config = net, windows, split, config
+        self.optimizer, self.best = _optimizer(net, config), _snapshot(net)
+        self.drawn = outcomes(windows, split.validation)
+        self.weights = torch.tensor([1.0, 1.0, config.frequency_weight, config.confidence_weight])
+        self.epoch, self.reports, self.before_s, self.began = 0, [], 0.0, time.monotonic()
+        self._begin_epoch(0)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.batch, self.order, self.sums = epoch, 0, None, torch.zeros(4)
+
+    @property
+    def batches(self) -> int:
+        "Batches of an epoch; none in epoch 0."
+        return -(-len(self.split.train) // self.config.batch_size) if self.epoch else 0
+
+    @property
+    def seconds(self) -> float:
+        "Of training so far, over all processes that took part."
+        return self.before_s + time.monotonic() - self.began
+
+    @property
+    def ended(self) -> bool:
+        "Whether all epochs are done, or patience has run out."
+        patience, last = self.config.early_stopping_patience, self.epoch - 1
+        return self.epoch > self.config.epochs or bool(patience and last > 0 and last - self.reports[-1].best_epoch >= patience)
+
+# %% ../nbs/12_fitting.ipynb #57eedbd4
+@patch
+def _train_batch(self: FittingRun) -> None:
+    "The next batch of the epoch."
+    if self.order is None: self.order = self.split.train[torch.randperm(len(self.split.train))]
+    first = self.batch * self.config.batch_size
+    at = self.order[first:first + self.config.batch_size]
+    self.net.train()
+    self.optimizer.zero_grad(set_to_none=True)
+    losses = torch.stack(self.net.losses(*self.windows.batch(at)))
+    (losses @ self.weights).backward()
+    torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+    self.optimizer.step()
+    self.sums += losses.detach() * len(at)
+    self.batch += 1
+
+@patch
+def mean_losses(self: FittingRun) -> dict[str, float]:
+    "Losses by head over the batches of this epoch so far, and their weighted `total`; empty before the first."
+    seen = min(self.batch * self.config.batch_size, len(self.split.train))
+    if not seen: return {}
+    means, names = self.sums / seen, ("white", "powerball", "frequency", "confidence")
+    return dict(zip(names, means.tolist(), strict=True)) | {"total": float(means @ self.weights)}
+
+# %% ../nbs/12_fitting.ipynb #c53fb25a
+@patch
+def _end_epoch(self: FittingRun) -> EpochReport:
+    "Judge the net, keep it if it is the best, and go on to the next epoch."
+    forecast = net_forecast(self.net, self.windows, self.split.validation)[0]
+    skill, losses = validation_skill(forecast, *self.drawn)[0], self.mean_losses()
+    lost = [f"{name} {value}" for name, value in {"skill": skill, **losses}.items() if not isfinite(value)]
+    if lost: raise self._diverged(lost[0])
+    leader = max(self.reports, key=lambda r: r.validation_skill, default=None)
+    better = leader is None or skill > leader.validation_skill
+    report = EpochReport(self.epoch, self.config.epochs, losses.get("total"), losses, skill,
+                         self.epoch if better else leader.epoch, self.seconds)
+    if better: self.best = _snapshot(self.net)
+    self.reports.append(report)
+    self._begin_epoch(self.epoch + 1)
+    return report
+
+@patch
+def step(self: FittingRun) -> EpochReport | None:   # the report where the step ended an epoch
+    "Go one batch on, or end the epoch when its batches are done; `TrainError` for a run that has diverged."
+    try: return self._train_batch() if self.batch < self.batches else self._end_epoch()
+    except SubsetError as e: raise self._diverged(str(e)) from e
+
+@patch
+def _diverged(self: FittingRun, why: str) -> TrainError:
+    return TrainError(f"the run has diverged in epoch {self.epoch} ({why}); a lower learning_rate than {self.config.learning_rate} would do")
+
+# %% ../nbs/12_fitting.ipynb #2ad89d9d
+@patch(as_prop=True)
+def identity(self: FittingRun) -> dict:
+    "What two runs must have in common for one to go on where the other stopped; JSON-ready."
+    digest = sha256(self.windows.whites.numpy().tobytes() + self.windows.powerballs.numpy().tobytes()).hexdigest()
+    return {"config": asdict(self.config), "net": dict(self.net.shape), "draws": digest}
+
+@patch
+def state(self: FittingRun) -> tuple[dict[str, Tensor], dict]:   # the tensors are the run's own: write them before the next step
+    "All that the rest of the run depends on, as tensors and JSON-ready facts."
+    tensors = {f"net/{name}": t.detach() for name, t in self.net.state_dict().items()}
+    tensors |= {f"best/{name}": t for name, t in self.best.items()}
+    for name, parameter in self.net.named_parameters():
+        tensors |= {f"optimizer/{name}/{key}": t for key, t in self.optimizer.state[parameter].items()}
+    tensors |= {"generator": torch.get_rng_state(), "sums": self.sums}
+    if self.order is not None: tensors["order"] = self.order
+    return tensors, {**self.identity, "threads": torch.get_num_threads(), "torch": torch.__version__, "epoch": self.epoch,
+                     "batch": self.batch, "seconds": self.seconds, "reports": [asdict(report) for report in self.reports]}
+
+# %% ../nbs/12_fitting.ipynb #e3b03695
+@patch
+def restore(self: FittingRun, tensors: dict[str, Tensor], facts: dict) -> None:
+    "Go on where another run's `state` was taken; torch's generator and threads are set too. `ModelError` for another run's."
+    for part, mine in self.identity.items():
+        theirs = facts.get(part)
+        if mine == theirs: continue
+        differ = [key for key in mine if mine[key] != theirs.get(key)] if isinstance(theirs, dict) and isinstance(mine, dict) else []
+        said = "; ".join(f"{key} {theirs.get(key)!r} there, {mine[key]!r} here" for key in differ) or f"the {part} differ"
+        raise ModelError(f"the saved state is of another run ({said}); give what that run was given, or begin a new one")
+    def take(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
+    try:
+        self.best = take("best/")
+        for weights in (self.best, take("net/")): self.net.load_state_dict(weights)
+        for name, parameter in self.net.named_parameters():
+            moments = take(f"optimizer/{name}/")
+            if moments: self.optimizer.state[parameter] = moments
+        self.epoch, self.batch, self.before_s, self.began = facts["epoch"], facts["batch"], facts["seconds"], time.monotonic()
+        self.reports, self.sums, self.order = [EpochReport(**r) for r in facts["reports"]], tensors["sums"], tensors.get("order")
+        torch.set_num_threads(facts["threads"])
+        torch.set_rng_state(tensors["generator"])
+    except (KeyError, TypeError, RuntimeError) as e:
+        raise ModelError(f"the saved state does not hold a whole run ({str(e).splitlines()[0]}); delete it and the run begins anew") from e
+
+# %% ../nbs/12_fitting.ipynb #120c96ee
+class FitStopped(Exception):
+    "Training stopped when it was asked to, at a boundary of batches, its state saved; `reason` is what `stop` said."
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
 def fit(
     net: PowerballNet,
     windows: Windows,
     split: Split,
     config: TrainingConfig,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,   # called after each epoch, and for epoch 0
+    *,
+    state: tuple[dict[str, Tensor], dict] | None = None,             # of another run, as `FittingRun.state` gave it
+    stop: Callable[[], str | None] = lambda: None,                   # asked before each step; a reason ends the run
+    on_step: Callable[[FittingRun], None] = lambda run: None,        # called after each step
+    save: Callable[[FittingRun, bool], None] = lambda run, must: None,   # called after each step, and with True on a stop
 ) -> list[EpochReport]:
-    "Train `net` in place and leave the best weights in it; the report of every epoch."
-    optimizer, began, best, reports = _optimizer(net, config), time.monotonic(), _snapshot(net), []
-    drawn = outcomes(windows, split.validation)
-
-    def report(epoch: int, losses: dict) -> EpochReport:
-        skill, _ = validation_skill(net_forecast(net, windows, split.validation)[0], *drawn)
-        leader = max(reports, key=lambda r: r.validation_skill, default=None)
-        better = leader is None or skill > leader.validation_skill
-        reports.append(EpochReport(epoch, config.epochs, losses.get("total"), losses, skill,
-                                   epoch if better else leader.epoch, time.monotonic() - began))
-        return reports[-1]
-
-    on_epoch(report(0, {}))
-    for epoch in range(1, config.epochs + 1):
-        latest = report(epoch, _epoch(net, windows, split.train, optimizer, config))
-        if latest.improved: best = _snapshot(net)
-        on_epoch(latest)
-        if config.early_stopping_patience and epoch - latest.best_epoch >= config.early_stopping_patience: break
-    net.load_state_dict(best)
-    return reports
+    "Train `net` in place and leave the best weights in it; the report of every epoch. `FitStopped` when asked to stop."
+    run = FittingRun(net, windows, split, config)
+    if state is not None: run.restore(*state)
+    while not run.ended:
+        if reason := stop():
+            save(run, True)
+            raise FitStopped(reason)
+        report = run.step()
+        if report is not None: on_epoch(report)
+        on_step(run)
+        save(run, False)
+    net.load_state_dict(run.best)
+    return run.reports

