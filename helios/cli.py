@@ -20,6 +20,7 @@ import helios
 from .console import HELP, Commands, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
 from .data_commands import data
+from .ensemble_commands import ensemble
 from .forecast_commands import forecast
 from .job_commands import jobs
 from .model_commands import models
@@ -49,6 +50,7 @@ def main() -> None:
     """
 
 for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, db): main.add_command(command)
+models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
 class TrainingBar:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .tables import check_row, enhanced_journal, knowledge_fragments, memory_operations, training_logs, training_sessions
+from .tables import check_row, enhanced_journal, job_events, jobs, knowledge_fragments, memory_operations, training_logs, training_sessions
 from .values import check_number, to_json, utc_hours_ago
 
 # %% ../nbs/19_compaction.ipynb #e37221c9
@@ -161,28 +161,32 @@ def _by_slices(slices: Slices, transaction: Transaction, table: sa.Table, where:
 
 # %% ../nbs/19_compaction.ipynb #67695a75
 def _conditions(archive_days: float, relevance_threshold: float) -> tuple:
-    "Which journal entries, fragments and sessions are old."
+    "Which journal entries, fragments, sessions and progress rows are old."
     before = utc_hours_ago(24 * check_number("archive_days", archive_days, 0, 36_500))
     threshold = check_number("relevance_threshold", relevance_threshold, 0, 1)
-    journal, fragment, session = enhanced_journal.c, knowledge_fragments.c, training_sessions.c
+    journal, fragment, session, event = enhanced_journal.c, knowledge_fragments.c, training_sessions.c, job_events.c
+    over = sa.select(jobs.c.job_id).where(jobs.c.ended_at <= before)
     return (journal.archived.is_(False) & (journal.timestamp <= before),
             (fragment.relevance_score < threshold) & (fragment.usage_count == 0) & (fragment.created_at <= before),
-            session.log_summary.is_(None) & (session.end_time <= before))
+            session.log_summary.is_(None) & (session.end_time <= before),
+            (event.kind == "progress") & (event.timestamp <= before) & event.job_id.in_(over))
 
 # %% ../nbs/19_compaction.ipynb #2ada5382
 def compact(transaction: Transaction, # of a store
     archive_days: float = 30,         # younger than this stays as it is, 0 to 36,500
     relevance_threshold: float = 0.1, # old unused fragments below it are dropped, 0..1
-) -> dict: # archived_journal_entries, deleted_knowledge_fragments, folded_sessions, folded_training_logs
+) -> dict: # archived_journal_entries, deleted_knowledge_fragments, deleted_job_events, folded_sessions, folded_training_logs
     "Archive, drop and fold what is old, give the room back, count it and note it; StoreError for a bad bound."
-    old, useless, ended = _conditions(archive_days, relevance_threshold)
+    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
     slices = Slices(transaction)
-    counts = dict.fromkeys(("archived_journal_entries", "deleted_knowledge_fragments", "folded_sessions", "folded_training_logs"), 0)
+    counts = dict.fromkeys(("archived_journal_entries", "deleted_knowledge_fragments", "deleted_job_events", "folded_sessions",
+                            "folded_training_logs"), 0)
     given_back = 0
     try:
         _finish_interrupted(slices, transaction, counts)
         counts["archived_journal_entries"] = _by_slices(slices, transaction, enhanced_journal, old, enhanced_journal.update().values(archived=True))
         counts["deleted_knowledge_fragments"] = _by_slices(slices, transaction, knowledge_fragments, useless, knowledge_fragments.delete())
+        counts["deleted_job_events"] = _by_slices(slices, transaction, job_events, told, job_events.delete())
         _fold_sessions(slices, transaction, ended, counts)
         if sum(counts.values()): given_back = give_back(transaction)
     finally:
@@ -195,16 +199,17 @@ def outlook(transaction: Transaction, # of a store
     relevance_threshold: float = 0.1,
 ) -> dict: # the same counts
     "Count what `compact` would do now; StoreError for a bad bound."
-    old, useless, ended = _conditions(archive_days, relevance_threshold)
+    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
     log = training_logs.c
     folding = log.job_id.in_(sa.select(training_sessions.c.job_id).where(ended))
     counted = {"archived_journal_entries": (enhanced_journal.c.id, old), "deleted_knowledge_fragments": (knowledge_fragments.c.id, useless),
+               "deleted_job_events": (job_events.c.id, told),
                "folded_sessions": (log.job_id.distinct(), folding), "folded_training_logs": (log.id, folding)}
     with transaction("read") as conn:
         return {name: conn.scalar(sa.select(sa.func.count(column)).where(where)) for name, (column, where) in counted.items()}
 
 # %% ../nbs/19_compaction.ipynb #d1764d85
-_TABLES = (training_logs, training_sessions, enhanced_journal, knowledge_fragments)
+_TABLES = (training_logs, training_sessions, enhanced_journal, knowledge_fragments, job_events)
 
 def give_back(transaction: Transaction, # of a store
 ) -> int: # bytes

@@ -20,10 +20,10 @@ import click
 # %% ../nbs/55_console.ipynb #03a3d11f
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
-                 "forecasters": "ForecasterError", "truth": "TruthError", "jobs": "JobError",
-                 "registry": "RegistryError", "archive": "ArchiveError", "sweeps": "SweepError", "mixtures": "MixtureError"}
+                 "forecasters": "ForecasterError", "truth": "TruthError", "job_rows": "JobError",
+                 "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
-                   "selftest": "SelftestError", "executor": "ExecutorError"}
+                   "selftest": "SelftestError", "tasks": "ExecutorError"}
 
 def _belongs(error: Exception, families: dict[str, str]) -> bool:
     "Whether `error` is of one of these families."

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,8 +71,7 @@ def _validate(config: TrainingConfig) -> None:
                          "train on; keep their sum at 0.8 or below")
 
 PRESETS = {
-    "quick": TrainingConfig(hidden=64, layers=1, epochs=40, learning_rate=0.002, dropout=0.5, weight_decay=1.0,
-                            threads=1),
+    "quick": TrainingConfig(hidden=64, layers=1, epochs=40, learning_rate=0.002, dropout=0.5, weight_decay=1.0, threads=1),
     "full": TrainingConfig()}
 
 # %% ../nbs/12_fitting.ipynb #f6f2e971
@@ -81,10 +81,9 @@ def config_from(
 ) -> TrainingConfig:
     "A configuration from a preset and changes; `TrainError` names an unknown preset or field."
     if preset not in PRESETS: raise TrainError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    unknown = set(given) - {f.name for f in fields(TrainingConfig)}
-    if unknown:
-        raise TrainError(f"no setting {', '.join(sorted(unknown))}; there are "
-                         f"{', '.join(f.name for f in fields(TrainingConfig))}")
+    names = [f.name for f in fields(TrainingConfig)]
+    unknown = sorted(set(given) - set(names))
+    if unknown: raise TrainError(f"no setting {', '.join(unknown)}; there are {', '.join(names)}")
     return replace(PRESETS[preset], **given)
 
 # %% ../nbs/12_fitting.ipynb #bb99f3a1
@@ -129,11 +128,12 @@ def net_forecast(
     net: PowerballNet,
     windows: Windows,
     at: Tensor,             # indices of windows
-    batch_size: int = 256,
+    batch_size: int = 64,
+    ask: Callable[[], Any] = lambda: None,   # called before each batch; what it raises ends the work
 ) -> tuple[Forecast, Tensor]:   # the forecasts, and the stated chance (n,) that each beats uniform
     "Forecasts of the draws after the windows `at`."
     net.eval()
-    outs = [net(*windows.batch(part)[0]) for part in at.split(batch_size)]
+    outs = [(ask(), net(*windows.batch(part)[0]))[1] for part in at.split(batch_size)]
     white, powerball, confidence = (torch.cat(parts) for parts in zip(
         *[(out.white[:, 1:], out.powerball[:, 1:], out.confidence[:, 0].sigmoid()) for out in outs], strict=True))
     return Forecast(white, powerball, net.shape["picked"]), confidence
@@ -194,7 +194,7 @@ class FittingRun:
     def __init__(self, net: PowerballNet, windows: Windows, split: Split, config: TrainingConfig):
         self.net, self.windows, self.split, self.config = net, windows, split, config
         self.optimizer, self.best = _optimizer(net, config), _snapshot(net)
-        self.drawn = outcomes(windows, split.validation)
+        self.drawn, self.ask = outcomes(windows, split.validation), lambda: None
         self.weights = torch.tensor([1.0, 1.0, config.frequency_weight, config.confidence_weight])
         self.epoch, self.reports, self.before_s, self.began = 0, [], 0.0, time.monotonic()
         self._begin_epoch(0)
@@ -246,7 +246,7 @@ def mean_losses(self: FittingRun) -> dict[str, float]:
 @patch
 def _end_epoch(self: FittingRun) -> EpochReport:
     "Judge the net, keep it if it is the best, and go on to the next epoch."
-    forecast = net_forecast(self.net, self.windows, self.split.validation)[0]
+    forecast = net_forecast(self.net, self.windows, self.split.validation, ask=self.ask)[0]
     skill, losses = validation_skill(forecast, *self.drawn)[0], self.mean_losses()
     lost = [f"{name} {value}" for name, value in {"skill": skill, **losses}.items() if not isfinite(value)]
     if lost: raise self._diverged(lost[0])
@@ -316,9 +316,8 @@ def restore(self: FittingRun, tensors: dict[str, Tensor], facts: dict) -> None:
 # %% ../nbs/12_fitting.ipynb #120c96ee
 class FitStopped(Exception):
     "Training stopped when it was asked to, at a boundary of batches, its state saved; `reason` is what `stop` said."
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
+    @property
+    def reason(self) -> str: return self.args[0]
 
 def fit(
     net: PowerballNet,
@@ -328,18 +327,21 @@ def fit(
     on_epoch: Callable[[EpochReport], None] = lambda report: None,   # called after each epoch, and for epoch 0
     *,
     state: tuple[dict[str, Tensor], dict] | None = None,             # of another run, as `FittingRun.state` gave it
-    stop: Callable[[], str | None] = lambda: None,                   # asked before each step; a reason ends the run
+    stop: Callable[[], str | None] = lambda: None,                   # asked before each step and within validations; a reason ends the run
     on_step: Callable[[FittingRun], None] = lambda run: None,        # called after each step
-    save: Callable[[FittingRun, bool], None] = lambda run, must: None,   # called after each step, and with True on a stop
+    save: Callable[[FittingRun, bool], None] = lambda run, must: None,   # after each step, and with True on a stop
 ) -> list[EpochReport]:
     "Train `net` in place and leave the best weights in it; the report of every epoch. `FitStopped` when asked to stop."
     run = FittingRun(net, windows, split, config)
     if state is not None: run.restore(*state)
+    def ask() -> None:
+        if reason := stop(): raise FitStopped(reason)
+    run.ask = ask
     while not run.ended:
-        if reason := stop():
+        try: report = ask() or run.step()
+        except FitStopped:
             save(run, True)
-            raise FitStopped(reason)
-        report = run.step()
+            raise
         if report is not None: on_epoch(report)
         on_step(run)
         save(run, False)

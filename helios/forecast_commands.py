@@ -6,6 +6,7 @@
 __all__ = ['forecast_with', 'put_on_record', 'forecast', 'forecast_lines']
 
 # %% ../nbs/59_forecast_commands.ipynb #642aefbb
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +37,9 @@ def put_on_record(store, row: dict, following, draws) -> int | None:
     best, forecast = following.tickets[0], following.forecast
     data = {"ref": row["ref"], "version": row["version"], "sha256": row["sha256"], "is_uniform": following.is_uniform,
             "last_draw": str(draws.draw_date.iloc[-1].date()), "simulated": bool(draws.attrs.get("simulated", False)),
-            "whites": list(best.whites), "powerball": best.powerball, "probability": best.probability,
-            "white_logits": forecast.white_logits[0].tolist(), "powerball_logits": forecast.powerball_logits[0].tolist()}
+            "whites": list(best.whites), "powerball": best.powerball, "probability": best.probability}
+    if row["architecture"] == "Mixture": data["mixture"] = json.loads(forecast.to_json())     # no one set of logits says it
+    else: data |= {"white_logits": forecast.white_logits[0].tolist(), "powerball_logits": forecast.powerball_logits[0].tolist()}
     for old in store.get_model_predictions(row["model_name"], limit=1000):
         if (old["draw_date"], old["prediction_data"]) == (str(following.draw_date), data): return old["id"]
     return None if store.read_only else store.save_prediction(row["model_name"], data, following.confidence, following.draw_date)

@@ -239,6 +239,7 @@ def compact_lines(keys: dict) -> Iterator[str]:
     yield f"Sessions   {keys['folded_sessions']:,} {would}summed up, {keys['folded_training_logs']:,} rows of logs in all"
     yield f"Journal    {keys['archived_journal_entries']:,} entries {would}archived"
     yield f"Fragments  {keys['deleted_knowledge_fragments']:,} {would}dropped"
+    yield f"Jobs       {keys['deleted_job_events']:,} rows of progress {would}dropped"
     if files := keys["files"]:
         yield f"Files      {len(files['removed']):,} {would}removed, {files['bytes']:,} bytes"
         for row in files["removed"][:20]: yield f"           {row['path']}: {row['why']}"

@@ -22,6 +22,7 @@ from helios.retention import clean_files
 from helios.tables import (
     check_row,
     enhanced_journal,
+    job_events,
     jobs,
     knowledge_fragments,
     memory_operations,
@@ -75,6 +76,11 @@ def fill(store):
     put(store, enhanced_journal, [entry | {"timestamp": LONG_AGO}] * 700 + [entry | {"timestamp": utc_now()}] * 3)
     part = {"model_name": "net", "fragment_type": "x", "content": "y", "created_at": LONG_AGO}
     put(store, knowledge_fragments, [part | {"relevance_score": n / 1000} for n in range(1000)])
+    job = {"kind": "train", "params": {}, "status": "completed", "queued_at": LONG_AGO}
+    put(store, jobs, [job | {"job_id": "over", "ended_at": LONG_AGO}, job | {"job_id": "goes on", "status": "running", "ended_at": None}])
+    event = {"kind": "progress", "data": {"epoch": 1}, "timestamp": LONG_AGO}
+    put(store, job_events, [event | {"job_id": "over"}] * 500 + [event | {"job_id": "goes on"}] * 7)
+    put(store, job_events, [event | {"job_id": "over", "kind": kind} for kind in ("started", "ended")])
 
 
 def test_what_is_old_goes_and_the_rest_stays(store):
@@ -82,9 +88,10 @@ def test_what_is_old_goes_and_the_rest_stays(store):
     expected = outlook(store._transaction)
     counts = compact(store._transaction)
     assert counts == expected == {
-        "archived_journal_entries": 700, "deleted_knowledge_fragments": 100, "folded_sessions": 31, "folded_training_logs": 9600,
+        "archived_journal_entries": 700, "deleted_knowledge_fragments": 100, "deleted_job_events": 500, "folded_sessions": 31, "folded_training_logs": 9600,
     }  # fmt: skip
     assert count(store, training_logs) == 100
+    assert (count(store, job_events), count(store, job_events, job_events.c.job_id == "over")) == (9, 2), "how it began and ended stays"
     summary = store.get_training_session("long")["log_summary"]
     assert summary["loss"] == summarize([1 / (1 + n) for n in range(9000)])
     assert summary["skill"]["n"] == 9000 and set(summary) == {"loss", "skill"}
@@ -168,7 +175,7 @@ def test_two_compactions_at_once_sum_nothing_twice(store):
         thread.join()
     assert len(done) == 2
     assert {key: sum(each[key] for each in done) for key in done[0]} == {
-        "archived_journal_entries": 700, "deleted_knowledge_fragments": 100, "folded_sessions": 31, "folded_training_logs": 9600,
+        "archived_journal_entries": 700, "deleted_knowledge_fragments": 100, "deleted_job_events": 500, "folded_sessions": 31, "folded_training_logs": 9600,
     }  # fmt: skip
     assert store.get_training_session("long")["log_summary"]["loss"]["n"] == 9000
 
@@ -215,7 +222,7 @@ def test_an_error_is_noted_with_what_was_done(file_store, monkeypatch):
         compact(file_store._transaction)
     with file_store._transaction() as conn:
         (note,) = conn.execute(memory_operations.select()).mappings().all()
-    assert (note["operation"], note["items_affected"]) == ("compaction", 800)
+    assert (note["operation"], note["items_affected"]) == ("compaction", 1300)
 
 
 def test_slices_stay_small(file_store):

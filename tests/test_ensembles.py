@@ -141,3 +141,25 @@ def test_members_that_changed_or_are_gone_are_named(tmp_path):
         own.write_text(own.read_text(encoding="utf-8").replace("net@1", "net@3"), encoding="utf-8")
         with pytest.raises(RegistryError, match="sha256"):
             registry.load("both")
+
+
+def test_the_commands_mix_forecast_and_keep_the_whole_distribution(shop, tmp_path, monkeypatch):
+    """What is on record must give back the mixture: no single set of logits says it."""
+    from click.testing import CliRunner
+
+    from helios.cli import main
+    from helios.draws import write_draws
+    from helios.mixtures import Mixture
+    monkeypatch.setenv("HELIOS_HOME", str(shop.home))
+    monkeypatch.setenv("HELIOS_DATABASE_URL", f"sqlite:///{shop.store.path}")
+    write_draws(DRAWS, tmp_path / "draws.csv")
+    run = CliRunner().invoke(main, ["models", "ensemble", "mixed", "net@1", "net@2", "--weights", "3,1", "--json", "-"])
+    row = json.loads(run.stdout)
+    assert (run.exit_code, row["ref"], row["about"]["white_weights"]) == (0, "mixed@1", [0.75, 0.25, 0.0])
+    run = CliRunner().invoke(main, ["forecast", "--model", "mixed", "--data", str(tmp_path / "draws.csv"), "--json", "-"])
+    keys = json.loads(run.stdout)
+    assert run.exit_code == 0 and keys["model"]["ref"] == "mixed@1"
+    (kept,) = shop.store.get_model_predictions("mixed")
+    assert kept["id"] == keys["prediction_id"] and "white_logits" not in kept["prediction_data"]
+    mixture = Mixture.from_json(json.dumps(kept["prediction_data"]["mixture"]))
+    assert np.allclose(mixture.white_inclusion[0].numpy(), keys["forecast"]["white_inclusion"], atol=1e-12)

@@ -567,6 +567,7 @@ def test_compaction_takes_the_old_and_leaves_the_rest(memory_store):
     assert counts == {
         "archived_journal_entries": 1,
         "deleted_knowledge_fragments": 1,
+        "deleted_job_events": 0,
         "folded_sessions": 1,
         "folded_training_logs": 101,
     }

@@ -106,6 +106,24 @@ def test_early_stopping_looks_back_over_interruptions(tmp_path, patience):
         assert same(got[0], weights) and got[1] == reports
 
 
+def test_a_stop_within_a_validation(tmp_path, whole):
+    """It is broken off between its batches, and begun anew when the run goes on."""
+    windows, split = make_windows(DRAWS, CONFIG)
+    kept, asked, net = Checkpoints(tmp_path / "s.safetensors"), [], new_net()
+
+    def stop():
+        asked.append(1)
+        return "a pause" if len(asked) == 8 else None        # validation 0 asks twice, four batches once each, then the next twice
+
+    with pytest.raises(FitStopped):
+        fit(net, windows, split, CONFIG, stop=stop, save=lambda run, must: kept.save(run) if must else None)
+    facts = kept.load()[1]
+    assert (facts["epoch"], facts["batch"], len(facts["reports"])) == (1, 4, 1)
+    again = new_net(seed=9)
+    reports = fit(again, windows, split, CONFIG, state=kept.load())
+    assert told(reports) == whole[1] and same(weights_of(again), whole[0])
+
+
 def test_the_best_weights_survive_when_they_are_not_the_last(tmp_path, whole):
     """Epoch 0 wins on fair draws, so the weights at the end are those of the beginning."""
     draws = simulate(n=110, seed=1)
