@@ -10,6 +10,7 @@ __all__ = ['MANIFEST', 'SIDECAR', 'WEIGHTS', 'MAX_BYTES', 'MAX_JSON', 'CHECKS', 
 import json
 import os
 import struct
+from contextlib import suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -147,8 +148,10 @@ def export(
     ref: str,                   # the version, not deleted
     path: str | os.PathLike,    # the file to write
 ) -> dict:                      # {"ref", "file", "bytes", "sha256"}
-    "Write a version to one file; `RegistryError` if its own files changed, `ArchiveError` where it cannot be written."
+    "Write a version to one file; `RegistryError` if its own files changed, `ArchiveError` if none could read it or it cannot be written."
     row, main = self.read(ref)
+    if row["architecture"] not in CHECKS:
+        raise ArchiveError(f"{row['ref']} is a {row['architecture']}, which no import reads; export a {' or a '.join(CHECKS)}, such as its members")
     parts = [(SIDECAR.encode(), _as_bytes(row["about"]))]
     if main.suffix != ".json": parts.append((WEIGHTS.encode(), main.read_bytes()))
     manifest = {"format": "helios-model", "format_version": 1, "name": row["model_name"], "version": row["version"],
@@ -211,24 +214,33 @@ def import_file(
     name = check_model_name(name or manifest["name"])
     origin = {key: manifest[key] for key in ("name", "version", "parent", "created_at")} | {"sidecar": sha256(_as_bytes(about)).hexdigest()}
     self._meet(name)
-    with self.store._transaction() as conn: twin = None if again else _twin(conn, name, about, origin)
+    with self.store._transaction() as conn: twin = None if again else _twin(conn, self.home, name, about, origin)
     if twin: return self.get(f"{name}@{twin}") | {"imported": False}
     claimed, place = self.next_file(name, ".json" if weights is None else ".safetensors")
     mine = about | {"name": name, "version": claimed, "imported_from": origin}
     if weights is not None: mine |= {"weights": about["weights"] | {"file": place.name}}
     try: version = self._bring_in(place, manifest, mine, weights, None if again else (about, origin))
     except BaseException:
-        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
+        with suppress(StoreError): self._take_back(name, claimed, place)
         raise
     if version != claimed:
         for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
     return self.get(f"{name}@{version}") | {"imported": version == claimed}
 
-def _twin(conn: sa.Connection, name: str, about: dict, origin: dict) -> int | None:
-    "The version that this archive made, or was made from; None if there is none."
+@patch
+def _take_back(self: Registry, name: str, version: int, place: Path) -> None:
+    "Remove the files of a number that has no row; `StoreError` where the store cannot say, and then they stay."
     row = model_versions.c
-    query = sa.select(row.version, row.about).where(row.model_name == name, row.purged_at.is_(None)).order_by(row.version)
-    for version, found in conn.execute(query):
+    with self._writing(name) as conn:
+        if conn.scalar(sa.select(row.id).where(row.model_name == name, row.version == version)) is not None: return
+        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
+
+def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict) -> int | None:
+    "The version that this archive made, or was made from, its files being there; None if there is none."
+    row = model_versions.c
+    query = sa.select(row.version, row.file_path, row.about).where(row.model_name == name, row.purged_at.is_(None), row.file_path.is_not(None))
+    for version, said, found in conn.execute(query.order_by(row.version)):
+        if not all(part.is_file() for part in (home / said, (home / said).with_suffix(".json"))): continue
         if found == about or ((found or {}).get("imported_from") or {}).get("sidecar") == origin["sidecar"]: return version
     return None
 
@@ -244,7 +256,7 @@ def _bring_in(self: Registry, place: Path, manifest: dict, about: dict, weights:
     values = self._entry(ModelFile(place, about), name, about["version"]) | {key: manifest[key] for key in ("config", "data", "notes", "code_version")}
     values |= {key: manifest[key] and {"imported": manifest[key]} for key in ("metrics", "evaluation")}
     with self._writing(name) as conn:
-        if twin and (version := _twin(conn, name, *twin)): return version
+        if twin and (version := _twin(conn, self.home, name, *twin)): return version
         version = self._enter(conn, values, "the first version of its name, imported")
         for tag in manifest["tags"]: put_tag(conn, name, version, tag)
         self._follow_newest(conn, name)

@@ -11,6 +11,7 @@ __all__ = ['DAMAGED', 'VERSIONS', 'BYTES_A_SECOND', 'ROWS_A_SECOND', 'KEEP', 'op
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -27,14 +28,14 @@ def open_read_only(path: Path, # an SQLite file
 ) -> sqlite3.Connection:
     "A connection that cannot write; sqlite3.Error where the file cannot be read."
     uri = Path(os.path.abspath(path)).as_uri()
-    conn = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=wait_s, isolation_level=None)
+    conn = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
     try: conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as e:
         conn.close()
         wal = Path(f"{path}-wal")
         if getattr(e, "sqlite_errorname", "") not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") or not os.path.isfile(path): raise
         if wal.exists() and wal.stat().st_size: raise
-        return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     except sqlite3.Error:
         conn.close()
         raise
@@ -265,19 +266,40 @@ def restore_file(path: Path, # where the database shall stand
         if using := users_of(path):
             raise StoreError(f"{path} is open in process {', '.join(using)}; end that first, it would write to the old file")
         copy_file(backup, fresh := path.with_name(f".{path.name}.restored-{os.getpid()}"))
-        try: aside = _move_aside(path)
-        except OSError as e:
-            fresh.unlink()
-            raise StoreError(f"{path}: cannot be moved aside ({e.strerror}); close whoever has it open") from e
-        os.replace(fresh, path)
+        try: aside = _change_places(fresh, path)
+        finally: fresh.unlink(missing_ok=True)
         _flush(path.parent)
     return {"restored": str(path), "backup": str(backup), "revision": revision, "moved_aside": aside}
 
-def _move_aside(path: Path) -> list[str]:
-    "Give a database and SQLite's files beside it another name, under which they still belong together."
-    aside, moved = f"{path}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}", []
-    for end in ("-wal", "-shm", "-journal", ""):      # the newest rows first: without them the file would open as an older state
-        if os.path.exists(f"{path}{end}"):
-            os.rename(f"{path}{end}", f"{aside}{end}")
-            moved.insert(0, f"{aside}{end}")
-    return moved
+# %% ../nbs/17_backups.ipynb #ad38e103
+_BESIDE = ("-wal", "-journal")   # what SQLite keeps beside a file and cannot do without
+
+def _change_places(fresh: Path, path: Path) -> list[str]:
+    "Put `fresh` at `path`; what stood there gets another name, whole at each moment. StoreError leaves the old state."
+    aside = f"{path}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+    there = [end for end in ("", *_BESIDE) if os.path.exists(f"{path}{end}")]
+    try:
+        for end in filter(None, there):
+            shutil.copyfile(f"{path}{end}", f"{aside}{end}")
+            _flush(Path(f"{aside}{end}"))
+        _flush(path.parent)
+        if "" in there: os.rename(path, aside)
+        for end in filter(None, there): os.replace(f"{path}{end}", f"{aside}{end}")
+        with suppress(FileNotFoundError): os.unlink(f"{path}-shm")
+        os.replace(fresh, path)
+    except OSError as e:
+        raise StoreError(f"{path}: cannot be moved aside ({e.strerror}); {_bring_back(path, aside, there)}") from e
+    return [f"{aside}{end}" for end in there]
+
+def _bring_back(path: Path, aside: str, there: list[str]) -> str:
+    "Undo half of `_change_places`; the end of a message that says what stands where."
+    try:
+        for end in filter(None, there):
+            if not os.path.exists(f"{path}{end}"): shutil.copyfile(f"{aside}{end}", f"{path}{end}")
+        if os.path.exists(aside): os.rename(aside, path)
+    except OSError as e:
+        files = ", ".join(f"{aside}{end}" for end in there)
+        return f"nor can it be put back ({e.strerror}): it stands whole in {files}; rename them, {Path(path).name} last"
+    for end in filter(None, there):
+        with suppress(OSError): os.unlink(f"{aside}{end}")
+    return "nothing was changed; close whoever has it open, and see to the rights of its folder"

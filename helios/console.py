@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELP', 'fail', 'one_line_errors', 'opened_store', 'require_writable', 'refuse_same_file', 'write_text', 'as_json',
-           'show', 'data_option', 'json_option', 'Day', 'simulated_notice', 'Commands']
+           'wrapped', 'show', 'data_option', 'json_option', 'Day', 'simulated_notice', 'Commands']
 
 # %% ../nbs/55_console.ipynb #da46da3f
 import json
@@ -114,6 +114,14 @@ def as_json(
 ) -> str:
     "The text of a result as JSON; numbers that are not finite are a bug and raise."
     return json.dumps(keys, indent=1, allow_nan=False)
+
+def wrapped(
+    label: str,
+    text: str,
+) -> Iterator[str]:
+    "A label and what it stands for, as lines of at most 80 columns."
+    from textwrap import wrap
+    yield from wrap(text, 80, initial_indent=f"{label:11}", subsequent_indent=" " * 11, break_on_hyphens=False) or [label]
 
 def show(
     keys: dict,               # the result for machines

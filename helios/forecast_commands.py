@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .console import data_option, json_option, one_line_errors, refuse_same_file, require_writable, show, simulated_notice
-from .model_commands import open_registry
+from .model_commands import is_simulated, open_registry
 
 # %% ../nbs/59_forecast_commands.ipynb #6742e0fe
 def forecast_with(registry, ref: str, draws, n_tickets: int = 10) -> tuple[dict, Any]:   # the version's row, and a NextDraw
@@ -67,12 +67,15 @@ def forecast(ref: str, data: str | None, tickets: int, json_file: str | None) ->
         keys = {"model": {key: row[key] for key in ("ref", "model_name", "version", "aliases", "sha256", "architecture")},
                 "draws": {"n": len(draws), "last": str(draws.draw_date.iloc[-1].date()), "source": read.source, "simulated": read.simulated},
                 "forecast": following.as_dict() | {"confidence": following.confidence},
-                "prediction_id": put_on_record(registry.store, row, following, draws), "notices": list(_notices(row, read, following))}
+                "prediction_id": put_on_record(registry.store, row, following, draws), "notices": list(_notices(registry, row, read, following))}
         show(keys, forecast_lines(keys, following), json_file)
 
-def _notices(row: dict, read, following) -> Iterator[str]:
+def _notices(registry, row: dict, read, following) -> Iterator[str]:
     "What a reader must know first."
     from datetime import date
+    learned = [row, *map(registry.get, ((row["config"] or {}).get("members") or [] if row["architecture"] == "Mixture" else []))]
+    if any(map(is_simulated, learned)) and not read.simulated:
+        yield f"{row['ref']} was trained on SIMULATED draws. What it says of real ones is worth nothing."
     if read.simulated: yield "These draws are SIMULATED. Nothing here says anything about a real lottery."
     elif following.draw_date < date.today(): yield f"The draw of {following.draw_date} has been held by now; a newer file gives a forecast that still matters."
     if "champion" not in row["aliases"]: yield f"{row['ref']} is not the champion of its name."
@@ -83,6 +86,8 @@ def forecast_lines(keys: dict, following) -> Iterator[str]:
     model, draws = keys["model"], keys["draws"]
     names = f" ({', '.join(model['aliases'])})" if model["aliases"] else ""
     yield f"Model      {model['ref']}{names}, sha256 {model['sha256'][:12]}.."
+    for notice in keys["notices"]:
+        if "SIMULATED" in notice: yield f"SIMULATED  {notice}"
     yield f"Draws      {draws['n']:,}{' SIMULATED' if draws['simulated'] else ''} to {draws['last']}"
     yield f"Forecast   for {following.draw_date:%A} {following.draw_date}; uniform gives each ticket 1 in {following.era.n_tickets:,}"
     if following.is_uniform: yield "           the forecast is uniform: no ticket is better than another"
@@ -90,4 +95,5 @@ def forecast_lines(keys: dict, following) -> Iterator[str]:
     for ticket in following.tickets:
         yield f"           {' '.join(f'{ball:2}' for ball in ticket.whites)} + {ticket.powerball:2}   1 in {1 / ticket.probability:,.0f}"
     yield f"On record  as prediction {keys['prediction_id']}" if keys["prediction_id"] else "On record  not, since the database is read only"
-    for notice in keys["notices"]: yield f"Notice     {notice}"
+    for notice in keys["notices"]:
+        if "SIMULATED" not in notice: yield f"Notice     {notice}"

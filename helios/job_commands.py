@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from .console import HELP, Commands, fail, json_option, one_line_errors, opened_store, require_writable, show
+from .console import HELP, Commands, fail, json_option, one_line_errors, opened_store, require_writable, show, wrapped
 
 # %% ../nbs/58_job_commands.ipynb #67bfd0b4
 @click.group(cls=Commands, context_settings=HELP)
@@ -39,11 +39,20 @@ def _time(text: str | None) -> str:
     "A time as people read it, in UTC."
     return "-" if not text else f"{text[:10]} {text[11:19]}"
 
+def _flat(data: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    "Keys with their values, those of nested dicts behind the dict's own."
+    for name, value in data.items():
+        if isinstance(value, dict): yield from _flat(value, f"{prefix}{name} ")
+        elif value is not None: yield f"{prefix}{name}".replace("_", " "), value
+
 def _numbers(data: Any) -> str:
-    "What a job says of itself, in one line."
+    "What a job says of itself, in one line; `epoch` and `epochs` become 3 of 40."
     if not isinstance(data, dict): return "" if data is None else json.dumps(data)
-    plain = {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in data.items() if value is not None}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
+    plain = {name: f"{value:.5g}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else value
+             for name, value in _flat(data)}
+    total = {name: next((many for many in (f"{name}s", f"{name}es") if many in plain), None) for name in plain}
+    said = {name: f"{value} of {plain[total[name]]}" if total[name] else value for name, value in plain.items()}
+    return ", ".join(f"{name} {value}" for name, value in said.items() if name not in total.values())
 
 def job_lines(row: dict) -> Iterator[str]:
     "A job for people."
@@ -51,11 +60,14 @@ def job_lines(row: dict) -> Iterator[str]:
     yield f"Status     {row['status']}" + (", asked to stop" if row["stop_requested"] else "")
     for name, column in (("Queued", "queued_at"), ("Started", "started_at"), ("Ended", "ended_at")):
         if row[column]: yield f"{name:10} {_time(row[column])} UTC"
-    if row["status"] == "running": yield f"Process    {row['pid']} on {str(row['host']).split('/')[0]}, last seen {_time(row['heartbeat_at'])} UTC"
+    seen = f", last seen {_time(row['heartbeat_at'])} UTC" if row["status"] == "running" and row["heartbeat_at"] else ""
+    if row["status"] == "running": yield f"Process    {row['pid']} on {str(row['host']).split('/')[0]}{seen}"
     limits = [f"{row[name]:g} {unit}" for name, unit in (("memory_mb", "MB"), ("time_s", "s")) if row[name] is not None]
     for name, text in (("Limits", ", ".join(limits)), ("Progress", _numbers(row["progress"])), ("Error", row["error_message"]),
                        ("Result", _numbers(row["result"])), ("Params", _numbers(row["params"]))):
-        if text: yield f"{name:10} {text if len(text) <= 500 else text[:497] + '...'}"
+        if text: yield from wrapped(name, text if len(text) <= 500 else text[:497] + "...")
+    if row["status"] in ("failed", "cancelled", "interrupted"): yield f"To go on   helios jobs resume {row['job_id'][:12]}"
+    if row["status"] in ("queued", "running"): yield f"To watch   helios jobs logs --follow {row['job_id'][:12]}"
 
 # %% ../nbs/58_job_commands.ipynb #659d0942
 STATES = ("queued", "running", "completed", "failed", "cancelled", "interrupted")
@@ -75,10 +87,12 @@ def list_(status: str | None, kind: str | None, limit: int, json_file: str | Non
 def table_lines(rows: list[dict]) -> Iterator[str]:
     "Jobs for people, a line each."
     if not rows: return (yield "No jobs.")
-    yield f"{'id':12}  {'kind':8}  {'status':11}  {'queued (UTC)':19}  progress"
+    yield f"{'id':12}  {'kind':6} {'model':10}  {'status':11}  {'queued (UTC)':16}  progress"
     for row in rows:
         said = row["error_message"] if row["status"] in ("failed", "interrupted") else _numbers(row["progress"])
-        yield f"{row['job_id'][:12]:12}  {row['kind']:8}  {row['status']:11}  {_time(row['queued_at'])}  {(said or '')[:100]}".rstrip()
+        model = str((row["params"] or {}).get("model_name") or "")[:10]
+        line = f"{row['job_id'][:12]:12}  {row['kind']:6} {model:10}  {row['status']:11}  {_time(row['queued_at'])[:16]:16}  {said or ''}".rstrip()
+        yield line if len(line) <= 100 else f"{line[:97]}..."
 
 # %% ../nbs/58_job_commands.ipynb #bcf3ad78
 @jobs.command("show")
@@ -138,7 +152,9 @@ def story(background, job_id: str, follow: bool, poll_s: float = 0.2) -> Iterato
 def event_line(event: dict) -> str:
     "An event for people."
     if event["kind"] == "output": return f"                     | {event['data']}"
-    return f"{_time(event['timestamp'])}  {event['kind'].replace('_', ' '):14}  {_numbers(event['data'])}".rstrip()
+    data = event["data"]
+    if event["kind"] == "queued" and isinstance(data, dict): data = {k: v for k, v in data.items() if k != "folder"}   # for `Jobs`
+    return f"{_time(event['timestamp'])}  {event['kind'].replace('_', ' '):14}  {_numbers(data)}".rstrip()
 
 # %% ../nbs/58_job_commands.ipynb #4c846416
 @jobs.command()

@@ -9,13 +9,14 @@ __all__ = ['POLL_S', 'BEAT_S', 'SEND_S', 'GRACE_S', 'OUTBOX', 'LIVE', 'PATIENCE_
 # %% ../nbs/29_job_context.ipynb #2af294e9
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class JobContext:
         self._grace = grace_s()
         self._stop_at, self._began_at, self._begun = 0.0, time.monotonic(), not own_process
         self._outbox: list[tuple[str, Any, str]] = []
-        self._lock, self._ending, self._done = threading.Lock(), threading.Lock(), threading.Event()
+        self._lock, self._sender, self._ending, self._done = threading.Lock(), threading.Lock(), threading.Lock(), threading.Event()
         self._threads: list[threading.Thread] = []
         self.lost = False                                  # whether another attempt has taken over
 
@@ -123,27 +124,30 @@ def check(self: JobContext) -> None:
 
 # %% ../nbs/29_job_context.ipynb #271e9dd0
 @patch
-def _send(self: JobContext, conn: sa.Connection) -> None:
-    "What is in the outbox, within a transaction; the caller puts it back should that fail."
-    progress = [data for kind, data, _ in self._sending if kind == "progress"]
+def _send(self: JobContext, conn: sa.Connection, batch: list[tuple[str, Any, str]]) -> None:
+    "A batch from the outbox, within a transaction; the caller puts it back should that fail."
+    progress = [data for kind, data, _ in batch if kind == "progress"]
     values = {"progress": to_json("progress", progress[-1])} if progress else {}
     conn.execute(jobs.update().where(self._mine()).values(heartbeat_at=now_at(conn), **values))
-    for kind, data, moment in self._sending: add_event(conn, self.job_id, kind, data, moment)
+    for kind, data, moment in batch: add_event(conn, self.job_id, kind, data, moment)
 
 @patch
 @contextlib.contextmanager
-def _outgoing(self: JobContext):
-    "The outbox is being sent; it comes back, before what was added meanwhile, if that fails."
-    with self._lock: self._sending, self._outbox = self._outbox, []
-    try: yield
-    except BaseException:
-        with self._lock:
-            late = self._sending[:-1] if self._sending and self._outbox and (
-                self._sending[-1][0] == self._outbox[0][0] == "progress") else self._sending
-            self._outbox = (late + self._outbox)[-OUTBOX:]
-        raise
+def _outgoing(self: JobContext) -> Iterator[list[tuple[str, Any, str]]]:
+    "What is in the outbox, to be sent by one at a time; it comes back, before what was added meanwhile, if that fails."
+    with self._sender:
+        with self._lock: batch, self._outbox = self._outbox, []
+        try: yield batch
+        except BaseException:
+            with self._lock:
+                newer = batch and self._outbox and batch[-1][0] == self._outbox[0][0] == "progress"
+                self._outbox = ((batch[:-1] if newer else batch) + self._outbox)[-OUTBOX:]
+            raise
 
 # %% ../nbs/29_job_context.ipynb #f58ae782
+class _Ended(Exception):
+    "Rolls back what a pulse was about to write for a job that is ending."
+
 @patch
 def _beat(self: JobContext,
     send: bool, # whether a sign of life is due
@@ -151,13 +155,15 @@ def _beat(self: JobContext,
     "Look, and write if there is something to write; StoreError when the store is away."
     with self._store._transaction() as conn:
         row = conn.execute(sa.select(jobs.c.status, jobs.c.stop_requested).where(self._mine())).first()
+    if self._done.is_set(): return
     if row is None or row.status not in LIVE: return self._replaced()
     if row.stop_requested: self.request_stop(row.stop_requested)
     if not send: return
-    with self._outgoing(), self._store._transaction("write", durable=row.status == "interrupted") as conn:
+    with self._outgoing() as batch, self._store._transaction("write", durable=row.status == "interrupted") as conn:
+        if self._done.is_set(): raise _Ended
         if row.status == "interrupted" and change_state(conn, self.job_id, self.token, ("interrupted",), "running"):
             add_event(conn, self.job_id, "found_alive", {"pid": os.getpid()})
-        self._send(conn)
+        self._send(conn, batch)
 
 @patch
 def _replaced(self: JobContext) -> None:
@@ -170,9 +176,11 @@ def _replaced(self: JobContext) -> None:
     os._exit(3)
 
 # %% ../nbs/29_job_context.ipynb #6ac8a2b9
+_LOG = logging.getLogger(__name__)
+
 @patch
 def _pulse(self: JobContext) -> None:
-    beat_at, send_at, pause = 0.0, 0.0, POLL_S
+    beat_at, send_at, pause, said = 0.0, 0.0, POLL_S, set()
     while not self._done.wait(pause):
         now = time.monotonic()
         try:
@@ -183,7 +191,12 @@ def _pulse(self: JobContext) -> None:
                 beat_at = now + BEAT_S
                 self._look()
             pause = POLL_S
-        except (StoreError, JobError, OSError): pause = min(2 * pause, BEAT_S)
+        except _Ended: return
+        except Exception as e:      # noqa: BLE001 (logged below; a pulse that died would be taken for a dead job)
+            pause = min(2 * pause, BEAT_S)
+            if isinstance(e, (StoreError, JobError, OSError)) or repr(e) in said: continue
+            if len(said) < 100: said.add(repr(e))
+            _LOG.exception("job %s: unexpected error in its pulse, which goes on", self.job_id)
 
 # %% ../nbs/29_job_context.ipynb #b9a66d75
 def grace_s() -> float: # seconds
@@ -219,6 +232,7 @@ def _watch(self: JobContext) -> None:
 def _give_up(self: JobContext) -> None:
     "End this process, whose function does not stop."
     if not self._ending.acquire(blocking=False): return    # the function has just ended by itself
+    self._done.set()                                       # no pulse takes the row back from here on
     status, message = outcome_of(Stopped(self._stop))
     if self._begun:
         message = "; ".join(filter(None, (message, f"it did not stop within {self._grace:g} s of being asked, so it was killed")))
@@ -256,8 +270,8 @@ def _settle(self: JobContext, status: str, result: Any, message: str | None,
     until, pause, file = time.monotonic() + patience_s, 0.05, self.folder / OUTCOME
     while True:
         try:
-            with self._outgoing(), self._store._transaction("write") as conn:
-                self._send(conn)
+            with self._outgoing() as batch, self._store._transaction("write") as conn:
+                self._send(conn, batch)
                 if not end_job(conn, self.job_id, self.token, status, result, message): raise _Replaced
             with contextlib.suppress(OSError): file.unlink()
             return True

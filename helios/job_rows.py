@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['JOB_STATES', 'RESUMABLE', 'LOG', 'OUTCOME', 'SILENT_S', 'JobError', 'check_job_id', 'check_file_name', 'as_message',
-           'add_event', 'change_state', 'end_job', 'now_at', 'is_dead', 'last_line', 'start_queued']
+           'add_event', 'change_state', 'end_job', 'now_at', 'is_dead', 'last_line', 'read_outcome', 'start_queued',
+           'claim_of', 'claimed']
 
 # %% ../nbs/28_job_rows.ipynb #27efd4ff
+import json
+import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +23,7 @@ import sqlalchemy as sa
 from .memory_store import ENDED
 from .processes import host_identity, is_alive
 from .tables import check_row, job_events, jobs, training_sessions
-from .values import utc_now
+from .values import StoreError, to_json, utc_now
 
 # %% ../nbs/28_job_rows.ipynb #562bd5dd
 class JobError(Exception):
@@ -132,6 +135,32 @@ def last_line(log: Path, # of what a process said; it need not exist
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
     return ""
 
+# %% ../nbs/28_job_rows.ipynb #0ffffe8b
+_LOG = logging.getLogger(__name__)
+
+def _no_number(text: str) -> None: raise ValueError(f"{text} is no number of JSON")
+
+def read_outcome(folder: Path, # of the job; it need not exist
+    token: int,                # of the attempt that counts
+    aside: bool = True,        # whether a damaged file is set aside
+) -> dict | None:              # status, result, error_message; None: nothing is said of this attempt
+    "What an attempt left as its outcome."
+    file = folder / OUTCOME
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        if not isinstance(said, dict) or said["status"] not in ENDED or type(said["token"]) is not int:
+            raise ValueError("no status and token of a job that ended")
+        to_json("result", said["result"])
+        outcome = {"status": said["status"], "result": said["result"], "error_message": as_message(said["error_message"])}
+    except OSError: return None
+    except (ValueError, KeyError, TypeError, RecursionError, StoreError) as e:
+        if aside:
+            with suppress(OSError):
+                file.replace(file.with_name(f"{OUTCOME}.damaged"))
+                _LOG.warning("%s is damaged and was set aside as %s.damaged (%s: %s)", file, OUTCOME, type(e).__name__, e)
+        return None
+    return outcome if said["token"] == token else None
+
 # %% ../nbs/28_job_rows.ipynb #3b30ad75
 _QUEUE_LOCK = 0x48454C494F53   # one number that every Helios on the server knows
 
@@ -154,3 +183,17 @@ def start_queued(conn: sa.Connection,
                                     pid_started=process[1], started_at=utc_now(), heartbeat_at=None):
             started.append(job_id)
     return started
+
+# %% ../nbs/28_job_rows.ipynb #e45f4b61
+def claim_of(folder: Path, # of a job
+    claim: str = "",       # what only this submission knows
+) -> dict:
+    "Whose a folder is, as the event that queues its job says it."
+    return {"machine": host_identity().split("/")[0], "path": str(folder)} | ({"claim": claim} if claim else {})
+
+def claimed(conn: sa.Connection, job_id: str) -> dict:
+    "What `claim_of` said as the job was queued last; empty when nothing was said."
+    data = conn.scalar(sa.select(job_events.c.data).where(job_events.c.job_id == job_id, job_events.c.kind == "queued")
+                       .order_by(job_events.c.id.desc()).limit(1))
+    found = data.get("folder") if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else {}

@@ -6,7 +6,6 @@
 __all__ = ['KINDS', 'kinds', 'Jobs']
 
 # %% ../nbs/30_jobs.ipynb #391ce055
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from fastcore.basics import patch
 
 from .job_context import JobContext, Stopped, grace_s, outcome_of
 from .job_rows import JOB_STATES, LOG, OUTCOME, RESUMABLE, JobError, add_event, change_state
-from .job_rows import check_file_name, check_job_id, end_job, is_dead, last_line, now_at, start_queued
+from .job_rows import check_file_name, check_job_id, claim_of, claimed, end_job, is_dead, last_line, now_at, read_outcome, start_queued
 from .memory_store import ENDED, MemoryStore
 from .places import JOBS, helios_home, write_atomic
 from .processes import host_identity, is_alive, kill_tree, launch, python_command, reap, start_of
@@ -78,13 +77,12 @@ def _start(self: Jobs, job_id: str, token: int) -> tuple[int, float | None] | No
 
 # %% ../nbs/30_jobs.ipynb #9c9bdba4
 @patch
-def _found(self: Jobs, row: dict, now: str) -> dict | None:
-    "What a running job's row should say instead; None: it is right."
+def _found(self: Jobs, row: dict, now: str, write: bool) -> dict | None:
+    "What a job's row should say instead; None: it is right."
     folder, host = self.folder(row["job_id"]), host_identity()
-    with suppress(OSError, ValueError):
-        outcome = json.loads((folder / OUTCOME).read_text())
-        if outcome["token"] == row["token"]: return {name: outcome[name] for name in ("status", "result", "error_message")}
-    if not is_dead(row, now, host): return self._overdue(row, now, host)
+    if row["status"] == "queued": return self._forsaken(row["job_id"])
+    if outcome := read_outcome(folder, row["token"], aside=write): return outcome
+    if not is_dead(row, now, host): return self._overdue(row, now, host) if write else None
     if row["host"] != host: return {"status": "interrupted", "error_message":
         f"no sign of life since {row['heartbeat_at'] or row['started_at']} from {str(row['host']).split('/')[0]}"}
     last = last_line(folder / LOG)
@@ -94,7 +92,7 @@ def _found(self: Jobs, row: dict, now: str) -> dict | None:
 # %% ../nbs/30_jobs.ipynb #b6ad744e
 @patch
 def _overdue(self: Jobs, row: dict, now: str, host: str) -> dict | None:
-    "What becomes of a job that does not stop; its process is ended."
+    "What the row of a job that does not stop will say; its process is to be ended after that."
     if not row["stop_requested"] or row["host"] != host: return None
     events = {event["kind"]: event for event in self.store._rows(
         job_events.select().where(job_events.c.job_id == row["job_id"], job_events.c.kind.in_(("started", "stop_requested")))
@@ -103,10 +101,20 @@ def _overdue(self: Jobs, row: dict, now: str, host: str) -> dict | None:
     if not asked or started and started["data"].get("here"): return None
     late = (datetime.fromisoformat(now) - datetime.fromisoformat(asked["timestamp"])).total_seconds() - grace_s()
     if late < 2 or is_alive(row["pid"], row["pid_started"]) is not True: return None
-    kill_tree(row["pid"], row["pid_started"])
+    row["overdue"] = True
     status, message = outcome_of(Stopped(row["stop_requested"]))
     return {"status": status, "error_message": "; ".join(filter(None, (
         message, f"it did not stop within {grace_s() + 2:g} s of being asked, so it was killed")))}
+
+# %% ../nbs/30_jobs.ipynb #faea37d7
+@patch
+def _forsaken(self: Jobs, job_id: str) -> dict | None:
+    "What the row of a queued job of this home says once its folder has been removed."
+    folder = self.folder(job_id)
+    if folder.is_dir() or not folder.parent.is_dir(): return None
+    with self.store._transaction() as conn: mine = claimed(conn, job_id)
+    if {name: mine.get(name) for name in ("machine", "path")} != claim_of(folder): return None
+    return {"status": "failed", "error_message": f"its folder {folder} was removed while it was queued; submit it anew"}
 
 # %% ../nbs/30_jobs.ipynb #f8c507af
 @patch
@@ -126,15 +134,18 @@ def _judge(self: Jobs, write: bool = True) -> list[dict]:
     with self.store._transaction() as conn:
         rows = [dict(row) for row in conn.execute(sa.select(*columns, now_at(conn).label("now")).where(
             jobs.c.status.in_(("queued", "running"))).order_by(jobs.c.id)).mappings()]
-    running = [row for row in rows if row["status"] == "running"]
-    found = [(row, new) for row in running if (new := self._found(row, row["now"]))]
-    here = sum(row["host"] == host_identity() for row in running) - sum(row["host"] == host_identity() for row, _ in found)
+    found = [(row, new) for row in rows if (new := self._found(row, row["now"], write))]
+    ended = {row["job_id"] for row, _ in found}
+    here = sum(row["status"] == "running" and row["host"] == host_identity() and row["job_id"] not in ended for row in rows)
     room = here < self.limit and any(row["status"] == "queued" and self.folder(row["job_id"]).is_dir() for row in rows)
-    if write and (found or room):
+    if write and found:
         with self.store._transaction("write") as conn:
-            found = [(row, new) for row, new in found if end_job(conn, row["job_id"], row["token"], before=("running",), 
+            found = [(row, new) for row, new in found if end_job(conn, row["job_id"], row["token"], before=(row["status"],),
                 where=jobs.c.pid.is_not_distinct_from(row["pid"]) & jobs.c.heartbeat_at.is_not_distinct_from(row["heartbeat_at"]), **new)]
-            if room: start_queued(conn, self.limit, self._start)
+        for row, _ in found:
+            if row.get("overdue"): kill_tree(row["pid"], row["pid_started"])
+    if write and room:
+        with self.store._transaction("write") as conn: start_queued(conn, self.limit, self._start)
     return [{"job_id": row["job_id"]} | new for row, new in found]
 
 # %% ../nbs/30_jobs.ipynb #e3789122
@@ -199,12 +210,14 @@ def submit(
     except StoreError as e: raise JobError(str(e)) from e
     if not isinstance(params, dict): raise JobError(f"params is {brief(params)}; give a dict")
     self._make_folder(job_id, files or {})
+    claim = claim_of(self.folder(job_id), uuid4().hex)
     try:
         with self.store._transaction("write", f"job_id {brief(job_id)} is taken; choose another") as conn:
             conn.execute(jobs.insert().values(row))
-            add_event(conn, job_id, "queued", {"kind": kind})
+            add_event(conn, job_id, "queued", {"kind": kind, "folder": claim})
     except BaseException:
-        rmtree(self.folder(job_id), ignore_errors=True)
+        with suppress(StoreError), self.store._transaction() as conn:
+            if claimed(conn, job_id) != claim: rmtree(self.folder(job_id), ignore_errors=True)
         raise
     return self.get(job_id)
 
@@ -264,18 +277,19 @@ def follow(self: Jobs, job_id: str,
 @patch
 def cancel(self: Jobs, job_id: str) -> dict: # its row; a running job ends a moment later
     "Ask a job to stop, its state saved; JobError when it has ended already."
-    row, done, host = self.get(job_id), False, host_identity()
+    row, done, unborn, host = self.get(job_id), False, False, host_identity()
     with self.store._transaction("write") as conn:
         if row["status"] == "queued":
             done = end_job(conn, job_id, row["token"], "cancelled", before=("queued",))
         elif row["status"] == "running" and row["heartbeat_at"] is None and row["host"] == host:
             done = end_job(conn, job_id, row["token"], "cancelled", before=("running",), where=jobs.c.heartbeat_at.is_(None))
-            if done: kill_tree(row["pid"], row["pid_started"])
+            unborn = done
         if not done:
             mine = (jobs.c.job_id == job_id) & (jobs.c.status == "running")
             asked = conn.execute(jobs.update().where(mine & jobs.c.stop_requested.is_(None)).values(stop_requested="cancelled"))
             if asked.rowcount: add_event(conn, job_id, "stop_requested", {"reason": "cancelled"})
             done = bool(conn.scalar(sa.select(jobs.c.id).where(mine)))
+    if unborn: kill_tree(row["pid"], row["pid_started"])
     row = self.get(job_id)
     if not done: raise JobError(f"job {job_id} is {row['status']} and cannot be cancelled")
     return row
@@ -289,12 +303,12 @@ def resume(self: Jobs, job_id: str) -> dict: # its row
         raise JobError(f"job {job_id} is {row['status']}; only {', '.join(RESUMABLE)} jobs are taken up again")
     _check_kind(row["kind"])
     if self.store.place == ":memory:": raise JobError("a store in memory is not seen by other processes; open one in a file")
-    if not self.folder(job_id).is_dir():
-        raise JobError(f"job {job_id} has no folder {self.folder(job_id)} to go on from; submit it anew, or set HELIOS_HOME")
-    with self.store._transaction("write") as conn:
+    folder = self.folder(job_id)
+    with self.store._transaction("write") as conn:     # the look at the folder too: until the commit nobody may tidy it away
+        if not folder.is_dir(): raise JobError(f"job {job_id} has no folder {folder} to go on from; submit it anew, or set HELIOS_HOME")
         done = change_state(conn, job_id, row["token"], RESUMABLE, "queued", attempt=row["token"] + 1, queued_at=utc_now(),
             **dict.fromkeys(("stop_requested", "result", "pid", "pid_started", "heartbeat_at", "started_at")))
-        if done: add_event(conn, job_id, "queued", {"kind": row["kind"], "attempt": row["token"] + 1})
+        if done: add_event(conn, job_id, "queued", {"kind": row["kind"], "attempt": row["token"] + 1, "folder": claim_of(folder)})
     if not done: raise JobError(f"job {job_id} has just been taken up by another process; helios jobs show {job_id} says more")
     return self.get(job_id)
 

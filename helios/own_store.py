@@ -6,6 +6,7 @@
 __all__ = ['own_address', 'default_store']
 
 # %% ../nbs/22_own_store.ipynb #18c6060d
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def own_address(
     return url or Path(home or helios_home()) / DATABASE
 
 # %% ../nbs/22_own_store.ipynb #a36a23b9
+_LOG = logging.getLogger(__name__)
+
 def default_store(
     home: Path | None = None,   # folder of the database; None: `HELIOS_HOME`
     make: bool = True,          # the database, where there is none; False: an empty one in memory stands in
@@ -34,7 +37,9 @@ def default_store(
     there = make or not isinstance(address, Path) or address.exists()
     store = MemoryStore(address if there else ":memory:")
     try:
-        if there and not store.read_only and (home / SPOOL).is_dir(): replay_spools(store, home)
+        if there and not store.read_only: replay_spools(store, home, wait_s=1.0)
+    except (StoreError, OSError) as e:
+        _LOG.warning("what a training has kept in %s stays there for now: %s", home / SPOOL, e)
     except BaseException:
         store.close()
         raise

@@ -50,6 +50,16 @@ def write_atomic(
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
+        _flush_folder(path.parent)
     finally:
         with suppress(OSError): beside.unlink()   # gone already when all went well
     return path
+
+def _flush_folder(folder: Path) -> None:
+    "Put the names in a folder on the disk, where the system lets folders be opened."
+    with suppress(PermissionError):          # Windows does not, and flushes a rename by itself
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from fastcore.basics import patch
 
+from .places import MODELS
 from .tables import check_row, enhanced_journal, model_aliases, model_tags, model_versions
 from .values import StoreError, check_number, utc_now
 from .versions import CHAMPION, WITH_NAMES, Registry, RegistryError, check_alias, check_model_name, check_tag
@@ -157,9 +158,18 @@ def _mark(self: Registry, conn: sa.Connection, row: dict, event: str, **values: 
     self._follow_newest(conn, row["model_name"])
     return self._again(conn, row)
 
+def _require_no_ensemble(conn: sa.Connection, row: dict) -> None:
+    "`RegistryError` while a version that is not deleted has this one as a member."
+    own, column = f"{row['model_name']}@{row['version']}", model_versions.c
+    said = sa.type_coerce(column.about, sa.Text).contains(f'"{own}"', autoescape=True)   # few rows; what they say is looked at below
+    for name, version, about in conn.execute(sa.select(column.model_name, column.version, column.about).where(column.deleted_at.is_(None), said)):
+        members = about.get("members") if isinstance(about, dict) else None
+        if any(isinstance(m, dict) and (m.get("ref"), m.get("sha256")) == (own, row["sha256"]) for m in (members if isinstance(members, list) else [])):
+            raise RegistryError(f"{own} is a member of the ensemble {name}@{version}; delete that first: helios models delete {name}@{version}")
+
 @patch
 def delete(self: Registry, ref: str) -> dict:
-    "Hide a version; `RegistryError` while an alias points at it."
+    "Hide a version; `RegistryError` while an alias points at it or an ensemble has it as a member."
     _require_number(ref)
     with self._changing(ref) as (conn, row):
         if row["deleted_at"]: return self._dressed(row)
@@ -167,6 +177,7 @@ def delete(self: Registry, ref: str) -> dict:
         if row["aliases"]:
             name, alias = row["model_name"], min(row["aliases"].split(","))
             raise RegistryError(f"{ref} is {name}@{alias}; move the alias first: helios models alias {name} {alias} VERSION, or helios models rollback {name}")
+        _require_no_ensemble(conn, row)
         return self._mark(conn, row, "version_deleted", deleted_at=utc_now())
 
 @patch
@@ -179,16 +190,19 @@ def restore(self: Registry, ref: str) -> dict:
 
 @patch
 def purge(self: Registry, ref: str) -> dict:
-    "Remove the files of a deleted version for ever; `RegistryError` if it is not deleted."
+    "Remove the files of a deleted version for ever; `RegistryError` if it is not deleted or a member of an ensemble."
     _require_number(ref)
     with self._changing(ref) as (conn, row):
-        if row["purged_at"]: return self._dressed(row)
         if not row["deleted_at"]: raise RegistryError(f"{ref} is in use; delete it first: helios models delete {ref}")
-        path = self._file(row)
-        purged = self._mark(conn, row, "version_purged", purged_at=utc_now(), file_path=None)
+        own = f"{MODELS}/{row['model_name']}-v{row['version']}.safetensors"
+        path = self._file(row | {"file_path": own} if row["purged_at"] else row)
+        if row["purged_at"]: purged = self._dressed(row)
+        else:
+            _require_no_ensemble(conn, row)
+            purged = self._mark(conn, row, "version_purged", purged_at=utc_now(), file_path=None)
     try:
         for part in {path, path.with_suffix(".json")}: part.unlink(missing_ok=True)
-    except OSError as e: raise StoreError(f"{ref} is purged, but {path} could not be removed ({e.strerror}); helios db compact tries again") from e
+    except OSError as e: raise StoreError(f"{ref} is purged, but {path} could not be removed ({e.strerror}); purge it again, or leave it to helios db compact") from e
     return purged
 
 # %% ../nbs/21_registry.ipynb #de725e23

@@ -9,8 +9,9 @@ __all__ = ['Study']
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import uuid4
 
 import psutil
 import sqlalchemy as sa
@@ -60,7 +61,9 @@ class Study:
         name: str,
         plan: Plan,
         draws: str,                   # sha256 of the draws
+        check: Callable[[], None] = lambda: None,   # called before each write; raises what forbids it
     ):
+        self._check, self._note = check, None
         self.name, self.place = name, "memory" if url is None else repr(sa.make_url(url)) if "://" in str(url) else str(url)
         self._space = {dimension.name: dimension.distribution for dimension in read_space(plan.space)}
         require_optuna()
@@ -94,6 +97,7 @@ def trials(self: Study) -> list[Trial]:
 @patch
 def add(self: Study, params: dict) -> Trial:
     "A new trial, running."
+    self._allowed()
     from optuna.trial import TrialState, create_trial
     with _explained(self.place):
         new = create_trial(params=params, distributions=self._space, state=TrialState.RUNNING)
@@ -104,10 +108,26 @@ def add(self: Study, params: dict) -> Trial:
 def _trial_id(self: Study, trial: Trial) -> int:
     return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
 
+# %% ../nbs/32_studies.ipynb #4220621d
+@patch
+def _allowed(self: Study) -> None:
+    "What `check` raises, or `SweepError`, when another coordinator has taken over."
+    self._check()
+    if self._note is not None and self._noted() != self._note:
+        raise SweepError(f"sweep {self.name!r} was taken over by another process; nothing more is written by this one, let it end")
+
+@patch
+def _noted(self: Study) -> str | None:
+    "The coordinator's note as it is kept, in JSON."
+    with _explained(self.place):
+        if not hasattr(self._storage, "engine"): return json.dumps(self._study.user_attrs.get("coordinator"))
+        with self._storage.engine.begin() as conn: return conn.scalar(sa.select(_ATTRS.c.value_json).where(*self._note_row()))
+
 # %% ../nbs/32_studies.ipynb #18b04c90
 @patch
 def report(self: Study, trial: Trial, rung: int, value: float, facts: dict) -> None:
     "A trial's value at a rung, and what goes with it."
+    self._allowed()
     with _explained(self.place):
         self._storage.set_trial_user_attr(self._trial_id(trial), "facts", json.dumps(facts))
         self._storage.set_trial_intermediate_value(self._trial_id(trial), rung, value)
@@ -116,6 +136,7 @@ def report(self: Study, trial: Trial, rung: int, value: float, facts: dict) -> N
 @patch
 def finish(self: Study, trial: Trial, state: str, error: str | None = None) -> None:
     "A trial's end."
+    self._allowed()
     from optuna.trial import TrialState
     ends = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
     with _explained(self.place):
@@ -132,22 +153,46 @@ def _self() -> dict:
 
 def _lives(note: dict) -> bool:
     "Whether the noted process is another one of this host, and alive."
-    if note["host"] != socket.gethostname() or note == _self(): return False
+    if note["host"] != socket.gethostname() or note | _self() == note: return False
     try:
         process = psutil.Process(note["pid"])
         return abs(process.create_time() - note["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
+_ATTRS = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))   # of Optuna
+
+@patch
+def _note_row(self: Study) -> tuple:
+    return _ATTRS.c.study_id == self._id, _ATTRS.c.key == "coordinator"
+
+@patch
+def _swap(self: Study, old: str | None, new: str) -> bool:   # False: the note is not `old` any more
+    "Replace the coordinator's note, in JSON, if it is the one that was read."
+    with _explained(self.place):
+        if not hasattr(self._storage, "engine"):             # in memory: one process, which is alone
+            if self._noted() != old: return False
+            self._study.set_user_attr("coordinator", json.loads(new))
+            return True
+        try:
+            with self._storage.engine.begin() as conn:
+                if old is None: return bool(conn.execute(_ATTRS.insert().values(study_id=self._id, key="coordinator", value_json=new)).rowcount)
+                return bool(conn.execute(_ATTRS.update().where(*self._note_row(), _ATTRS.c.value_json == old).values(value_json=new)).rowcount)
+        except sa.exc.IntegrityError: return False           # another one's first note
+
 @patch
 @contextmanager
 def at_work(self: Study) -> Iterator[None]:
-    "This process is the coordinator inside; `SweepError` if another one is."
-    with _explained(self.place): note = self._study.user_attrs.get("coordinator")
+    "This process is the coordinator inside; `SweepError` if another one is, and at the next write once another one has taken over."
+    self._check()
+    old, mine = self._noted(), json.dumps(_self() | {"claim": uuid4().hex})
+    note = json.loads(old or "null")
     if note and _lives(note):
         raise SweepError(f"sweep {self.name!r} is being run by process {note['pid']}; wait for it, or end it")
-    with _explained(self.place): self._study.set_user_attr("coordinator", _self())
+    if not self._swap(old, mine): raise SweepError(f"sweep {self.name!r} was taken up by another process just now; wait for it, or end it")
+    self._note = mine
     try:
         yield
     finally:
-        with _explained(self.place): self._study.set_user_attr("coordinator", None)
+        self._swap(mine, "null")      # nothing, if it is another one's by now
+        self._note = None

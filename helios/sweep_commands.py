@@ -8,7 +8,7 @@ __all__ = ['Setting', 'sweep', 'SweepBar']
 # %% ../nbs/59_sweep_commands.ipynb #406f482a
 import click
 
-from .console import data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable, show
+from .console import data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show
 from .console import simulated_notice, write_text, as_json
 
 # %% ../nbs/59_sweep_commands.ipynb #c1fe9ebe
@@ -70,7 +70,6 @@ def _sweep(data: str | None, space: dict, trials: int, preset: str, epochs: int 
     from helios.draws import load_draws
     from helios.fitting import PRESETS
     from helios.jobs import Jobs
-    from helios.pipeline import default_store
     from helios.places import helios_home
     from helios.search import SPACE, require_optuna
     from helios.sweeps import Plan, submit_sweep, sweep_here
@@ -80,7 +79,7 @@ def _sweep(data: str | None, space: dict, trials: int, preset: str, epochs: int 
     draws, read = load_draws(data)
     if read.simulated: simulated_notice(data is None)
     for line in read.lines(): click.echo(f"Draws      {line}", err=True)
-    with default_store() as store:
+    with opened_store(writing=True) as store:
         jobs = Jobs(store, helios_home())
         if detach: return submit_sweep(jobs, draws, plan, **params)
         with SweepBar() as bar: return sweep_here(jobs, draws, plan, on_progress=bar, **params)

@@ -204,9 +204,9 @@ def sweep(
     return run_plan(draws, plan, executor, name, storage, workers, **hooks)
 
 def run_plan(draws: pd.DataFrame, plan: Plan, executor: str | Executor, name: str, storage: str | sa.URL | None,
-             workers: int | None = None, **hooks: Any) -> SweepResult:
-    "`sweep` for a plan that stands."
-    seen, study = material(draws, plan), Study(storage, name, plan, draws_fingerprint(draws)["sha256"])
+             workers: int | None = None, check: Callable[[], None] = lambda: None, **hooks: Any) -> SweepResult:
+    "`sweep` for a plan that stands; `check` is called before each write to the study and raises what forbids it."
+    seen, study = material(draws, plan), Study(storage, name, plan, draws_fingerprint(draws)["sha256"], check)
     try:
         with study.at_work(), _opened(executor, workers) as pool:
             return SweepResult(name, plan, _Sweep(seen, plan, pool, study, **hooks).run()[:plan.n_trials])
@@ -261,9 +261,9 @@ def sweep_here(jobs: Jobs, draws: pd.DataFrame, plan: Plan, *, job_id: str | Non
 # %% ../nbs/33_sweeps.ipynb #fef26f64
 _STATUS = {COMPLETE: "completed", PRUNED: "cancelled", FAILED: "failed"}
 
-def _record(store: MemoryStore, name: str, model_name: str, plan: Plan, trial: Trial) -> None:
+def _record(store: MemoryStore, job_id: str, model_name: str, plan: Plan, trial: Trial) -> None:
     "The session of a trial; done before, it is done."
-    session_id = f"{name}-trial-{trial.number:04}"
+    session_id = f"{job_id}-trial-{trial.number:04}"
     session = store.get_training_session(session_id)
     if session is None: store.create_training_session(session_id, model_name, asdict(plan.config(trial.params)))
     elif session["status"] in ENDED: return
@@ -283,8 +283,8 @@ def sweep_job(context: JobContext, on_progress: Callable[..., None] = lambda **n
         on_progress(**numbers)
     try:
         found = run_plan(draws, plan, params["executor"], name, params["storage"] or _url(store), params["workers"],
-                         folder=context.folder, stop=context.stop_requested, on_progress=say,
-                         on_trial=lambda trial: _record(store, name, params["model_name"], plan, trial))
+                         check=context.check, folder=context.folder, stop=context.stop_requested, on_progress=say,
+                         on_trial=lambda trial: _record(store, context.job_id, params["model_name"], plan, trial))
     except SweepStopped as e:
         raise Stopped(str(e)) from None
     winner, looks = _judged(context, draws, found, name)

@@ -13,7 +13,7 @@ from dataclasses import fields
 
 import click
 
-from .console import data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable, show, simulated_notice
+from .console import data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
 
 # %% ../nbs/59_train_commands.ipynb #57d2e43a
 def setting(word: str) -> tuple[str, object]:   # the field's name and its value
@@ -121,18 +121,16 @@ def train(data: str | None, name: str | None, preset: str | None, settings: tupl
     """
     refuse_same_file({"--data": data, "--json": json_file})
     require_writable(json_file, "--json")
+    if name == "": fail("--name is empty; give the model a name, or leave --name out", 2)
     with one_line_errors():
         from helios.draws import load_draws
         from helios.jobs import Jobs
-        from helios.pipeline import default_store
         from helios.registry import Registry
         from helios.trainer import submit_training
-        from helios.training_log import replay_spools
         draws, read = load_draws(data)
-        with default_store() as store:
+        with opened_store(writing=True) as store:
             background, begin = Jobs(store), Registry(store).get(parent) if parent else None
             config = config_of(settings, preset, seed, begin)
-            replay_spools(store, background.home)
             if read.simulated: simulated_notice(data is None)
             for line in read.lines(): click.echo(f"Draws      {line}", err=True)
             row = submit_training(background, draws, config, name or (begin["model_name"] if begin else "powerball"),

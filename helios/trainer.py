@@ -37,7 +37,7 @@ from .net import NetError, PowerballNet
 from .places import helios_home
 from .recurrence import kept_memory
 from .registry import Registry, check_model_name
-from .trained_model import TrainedModel, draws_fingerprint, register_once, version_facts
+from .trained_model import TrainedModel, draws_fingerprint, note_training, register_once, version_facts
 from .training_log import TrainingLog, replay_spools
 from .values import StoreError
 
@@ -282,7 +282,11 @@ def train_job(context: JobContext) -> dict:   # what `TrainingResult.as_dict` gi
     if params.get("game", POWERBALL.name) != POWERBALL.name:
         raise TrainError(f"the job is about {params['game']}; in the background only {POWERBALL.name} is trained: call ModelTrainer.train")
     mine = [row for row in Registry(context.store, context.home).versions(params["model_name"], deleted=True) if row["job_id"] == context.job_id]
-    if mine: return version_facts(mine[-1])
+    if mine:     # killed after it was registered: what comes after that is still to do
+        note_training(context.store, mine[-1])
+        context.store.update_training_session(context.job_id, progress=100)
+        Checkpoints(context.folder / STATE).remove()
+        return version_facts(mine[-1])
     draws, read = read_draws(context.folder / DRAWS, strict=True)
     config = TrainingConfig(**params["config"])
     return trainer.train(draws, config, params["model_name"], context=context, parent=params.get("parent")).as_dict()

@@ -47,11 +47,11 @@ def _send(store: MemoryStore, job_id: str, rows: list[dict]) -> None:
 LOCK_S = 10.0   # how long to wait for another program that replays
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
     "Alone with the spools of a folder; `OSError` where that cannot be."
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(sqlite3.connect(folder / ".lock", timeout=LOCK_S, isolation_level=None)) as lock:
+        with closing(sqlite3.connect(folder / ".lock", timeout=LOCK_S if wait_s is None else wait_s, isolation_level=None)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             yield
     except sqlite3.Error as e:
@@ -65,7 +65,8 @@ def read_spool(path: Path) -> list[dict]:
             with suppress(ValueError, KeyError, TypeError, StoreError):     # half a line, or a block that never reached the disk
                 row = json.loads(line)
                 epoch = check_number("epoch", row["epoch"], 0, 2**31 - 1, whole=True)
-                rows.append(log_row(path.stem, epoch, row["loss"], row["metrics"], row["progress"]) | {"timestamp": utc_text(row["timestamp"])})
+                progress = row["progress"] if row["progress"] is None else check_number("progress", row["progress"], 0, 100, whole=True)
+                rows.append(log_row(path.stem, epoch, row["loss"], row["metrics"], progress) | {"timestamp": utc_text(row["timestamp"])})
     return rows
 
 def _append(path: Path, rows: list[dict]) -> None:
@@ -85,13 +86,12 @@ def _append(path: Path, rows: list[dict]) -> None:
 # %% ../nbs/21_training_log.ipynb #7f5c86e1
 _LOG = logging.getLogger(__name__)
 
-def _replay(store: MemoryStore, path: Path) -> int:
+def _replay(store: MemoryStore, path: Path, wait_s: float | None = None) -> int:
     "Send a spool and delete it; the number of its rows. `StoreError` where the store does not take them."
-    with _locked(path.parent):
+    with _locked(path.parent, wait_s):
         rows, job_id = read_spool(path), path.stem
         if rows and store.get_training_session(job_id) is None:
-            _LOG.warning("%s: no training session %s in %s; kept as %s", path, job_id, store.place, path.with_suffix(".orphan").name)
-            path.replace(path.with_suffix(".orphan"))
+            _LOG.warning("%s: no training session %s in %s; it waits for the store that has it", path, job_id, store.place)
             return 0
         if rows: _send(store, job_id, rows)
         path.unlink(missing_ok=True)
@@ -100,10 +100,11 @@ def _replay(store: MemoryStore, path: Path) -> int:
 def replay_spools(
     store: MemoryStore,
     home: Path,       # whose `spool` folder is read
+    wait_s: float | None = None,   # for another program that replays; None: `LOCK_S`
 ) -> int:             # rows sent
-    "Send what earlier runs could not; for the start of a program. `StoreError` where the store is still away."
+    "Send what earlier runs could not. `StoreError` where the store is still away, `OSError` where another replays."
     folder = Path(home) / SPOOL
-    return sum(_replay(store, path) for path in sorted(folder.glob("*.jsonl"))) if folder.is_dir() else 0
+    return sum(_replay(store, path, wait_s) for path in sorted(folder.glob("*.jsonl"))) if folder.is_dir() else 0
 
 # %% ../nbs/21_training_log.ipynb #87900d3a
 KEPT_ROWS = 10_000   # in memory, where neither store nor disk takes them
@@ -173,4 +174,4 @@ def close(self: TrainingLog) -> bool:   # whether everything is in the store
     if not self.pending and not self.path.exists(): return True
     sent = self._deliver()
     if not sent and self.pending: self._spool()
-    return sent
+    return sent and not self.path.exists()

@@ -9,7 +9,6 @@ __all__ = ['ModelError', 'ModelFile', 'save_model', 'load_model', 'save_state', 
 import hashlib
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,15 +90,6 @@ def load_model(
 # %% ../nbs/11_weights.ipynb #ffd815e5
 _NO_SUM, _SUM_KEY = b"0" * 64, b'"sha256":"'
 
-def _flush_folder(folder: Path) -> None:
-    "Put the names in a folder on the disk, where the system lets folders be opened."
-    with suppress(PermissionError):          # Windows does not, and flushes a rename by itself
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
 def save_state(
     path: str | os.PathLike,
     tensors: dict[str, Tensor],   # no two of them over the same memory
@@ -113,7 +103,6 @@ def save_state(
     data[at:at + 64] = hashlib.sha256(data).hexdigest().encode()
     try:
         write_atomic(path, data)
-        _flush_folder(path.parent)
     except OSError as e:
         raise ModelError(f"{path}: cannot be written ({e.strerror}); make room or set HELIOS_HOME elsewhere") from e
     return len(data)

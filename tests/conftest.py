@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from importlib.util import find_spec
@@ -18,6 +19,12 @@ os.environ.pop("HELIOS_DATABASE_URL", None)
 # Nothing that a test does may touch the network: nobody listens there.
 for _name in ("HELIOS_NY_URL", "HELIOS_TEXAS_URL"):
     os.environ[_name] = "http://127.0.0.1:9/draws.csv"
+
+
+# Tests press Ctrl-C and close terminals. Who starts them in the background has both ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config):

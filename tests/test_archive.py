@@ -11,6 +11,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,7 +215,12 @@ def test_another_architecture_brings_its_own_check(tmp_path, monkeypatch, refuse
     sidecar = {"format": 1, "architecture": {"class": "Mixture"}, "parts": ["net@1"]}
     path.write_text(json.dumps(sidecar))
     registry.register(SimpleNamespace(path=path, sidecar=sidecar), name="mix", version=version)
-    registry.export("mix", tmp_path / "mix.helios")
+    with pytest.raises(ArchiveError, match="mix@1 is a Mixture, which no import reads; export a PowerballNet"):
+        registry.export("mix", tmp_path / "mix.helios")
+    assert not (tmp_path / "mix.helios").exists()
+    with monkeypatch.context() as knowing:
+        knowing.setitem(CHECKS, "Mixture", lambda about, weights: None)
+        registry.export("mix", tmp_path / "mix.helios")
     refused((tmp_path / "mix.helios").read_bytes(), "it is a 'Mixture'; what can be imported is a PowerballNet")
     monkeypatch.setitem(CHECKS, "Mixture", lambda about, weights: None)
     other = registry_in(tmp_path / "b")
@@ -626,3 +632,53 @@ def test_a_sidecar_of_other_weights(refused, good):
     )
     for odd in (None, [], "x"):
         refused(forged(manifest, json.dumps(about | {"weights": odd}).encode(), weights))
+
+
+# ---- an answer that is lost
+
+
+def losing(registry: Registry, monkeypatch, committed: bool, then: type[Exception] | None = None) -> None:
+    """Let the second write, that of the row, end with an error after its commit, or before; the ones that follow fail by `then`."""
+    real, calls = registry._writing, []
+
+    @contextmanager
+    def writing(name):
+        calls.append(name)
+        if then and len(calls) > 2:
+            raise then("the server is gone")
+        with real(name) as conn:
+            yield conn
+            if len(calls) == 2 and not committed:
+                raise StoreError("the answer was lost")
+        if len(calls) == 2:
+            raise StoreError("the answer was lost")
+
+    monkeypatch.setattr(registry, "_writing", writing)
+
+
+@pytest.mark.parametrize("committed, then, files", [(True, None, 2), (False, None, 0), (False, StoreError, 2), (True, StoreError, 2)])
+def test_an_import_whose_answer_is_lost_never_leaves_a_row_without_files(tmp_path, good, monkeypatch, committed, then, files):
+    (tmp_path / "net.helios").write_bytes(good)
+    with MemoryStore(tmp_path / "m.db") as store:
+        registry = Registry(store, tmp_path)
+        with monkeypatch.context() as patched:
+            losing(registry, patched, committed, then)
+            with pytest.raises(StoreError, match="the answer was lost"):
+                registry.import_file(tmp_path / "net.helios")
+        assert len(list((tmp_path / "models").iterdir())) == files
+        with store._transaction() as conn:
+            assert len(conn.execute(model_versions.select()).all()) == committed
+        if committed:
+            assert registry.load("net") and registry.import_file(tmp_path / "net.helios")["imported"] is False
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_row_without_its_files_does_not_count_as_here(tmp_path, good, suffix):
+    (tmp_path / "net.helios").write_bytes(good)
+    registry = registry_in(tmp_path)
+    assert registry.import_file(tmp_path / "net.helios")["imported"]
+    (tmp_path / "models" / "net-v1").with_suffix(suffix).unlink()
+    again = registry.import_file(tmp_path / "net.helios")
+    assert (again["imported"], again["ref"]) == (True, "net@2")
+    assert registry.load("net@2") and registry.import_file(tmp_path / "net.helios")["ref"] == "net@2"
+    registry.store.close()

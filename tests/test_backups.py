@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -312,3 +313,105 @@ def test_copying_takes_no_room_when_it_fails(path, tmp_path):
     with pytest.raises(StoreError):
         copy_file(path, tmp_path / "out" / "copy.db")
     assert os.listdir(tmp_path / "out") == []
+
+
+# A restore that is cut off
+
+
+@pytest.fixture
+def with_wal(tmp_path):
+    """A database that a killed process left, its newest rows in the -wal, and a file to put in its place."""
+    path, fresh = make(tmp_path / "memory.db", 10), make(tmp_path / "fresh.db", 3)
+    code = "import sys, sqlite3, os; conn = sqlite3.connect(sys.argv[1]); [conn.execute(f'INSERT INTO {t} (text) VALUES (1)') for t in ('training_sessions', 'training_logs')]; conn.commit(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert Path(f"{path}-wal").stat().st_size
+    return path, fresh
+
+
+def whole(path: Path) -> list[list]:
+    """The counts of what stands under the old name and under the new one, looked at in copies."""
+    copies = Path(shutil.copytree(path.parent, path.parent.with_name("looked at"), dirs_exist_ok=False))
+    try:
+        return [counts(each) for each in (copies / path.name, *copies.glob("*.replaced-*Z")) if each.exists()]
+    finally:
+        shutil.rmtree(copies)
+
+
+class Stop(BaseException):
+    """A kill: nothing of the code under test answers to it."""
+
+
+CALLS = [("shutil", "copyfile"), ("os", "rename"), ("os", "replace"), ("os", "unlink")]
+
+
+def interrupt(monkeypatch, at: int, error: BaseException, times: int = 1) -> list:
+    """Let the `at`-th call that changes a name or copies a file do half of its work and fail, and `times - 1` after it."""
+    done = []
+    for module, name in CALLS:
+        real = getattr(getattr(backups, module), name)
+
+        def call(*args, real=real, name=name):
+            done.append(name)
+            if at <= len(done) < at + times:
+                if name == "copyfile":
+                    Path(args[1]).write_bytes(b"half")
+                raise error
+            return real(*args)
+
+        monkeypatch.setattr(getattr(backups, module), name, call)
+    return done
+
+
+def test_a_kill_at_any_step_of_a_restore_loses_no_row(with_wal, monkeypatch):
+    path, fresh = with_wal
+    kept, seen = shutil.copytree(path.parent, path.parent.with_name("kept")), []
+    for at in range(1, 20):
+        with monkeypatch.context() as patched:
+            interrupt(patched, at, Stop())
+            try:
+                backups._change_places(fresh, path)
+            except Stop:
+                seen.append(at)
+        assert [11, 11] in whole(path), at  # with the rows of the -wal, under one name or the other
+        shutil.rmtree(path.parent)
+        shutil.copytree(kept, path.parent)
+    assert seen == [1, 2, 3, 4, 5]  # copy, rename, replace, unlink of the -shm, replace; then it is done
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_restore_that_fails_changes_nothing(with_wal, monkeypatch, at):
+    path, fresh = with_wal
+    with monkeypatch.context() as patched:
+        interrupt(patched, at, PermissionError(13, "Permission denied"))
+        with pytest.raises(StoreError, match="cannot be moved aside .Permission denied.; nothing was changed"):
+            backups._change_places(fresh, path)
+    assert not list(path.parent.glob("*.replaced-*"))
+    assert counts(path) == [11, 11]
+
+
+def test_a_restore_that_cannot_be_undone_says_where_what_stands(with_wal, monkeypatch):
+    path, fresh = with_wal
+    with monkeypatch.context() as patched:
+        interrupt(patched, 3, PermissionError(13, "Permission denied"), times=9)  # after the file was moved
+        with pytest.raises(StoreError, match="nor can it be put back") as caught:
+            backups._change_places(fresh, path)
+    (aside,) = path.parent.glob("*.replaced-*Z")
+    assert f"{aside}, {aside}-wal" in str(caught.value)
+    assert counts(aside) == [11, 11]
+
+
+def test_a_failed_restore_throws_its_copy_away(path, monkeypatch):
+    backup = back_up_file(path)
+    monkeypatch.setattr(backups, "_change_places", lambda *args: (_ for _ in ()).throw(StoreError("no")))
+    with pytest.raises(StoreError, match="no"):
+        restore_file(path, backup)
+    assert not list(path.parent.glob(".*restored*")) and counts(path) == [2000, 2000]
+
+
+def test_a_connection_to_look_with_may_go_to_another_thread(path):
+    said = []
+    with closing(backups.open_read_only(path)) as conn:
+        thread = threading.Thread(target=lambda: said.extend(conn.execute("SELECT count(*) FROM training_logs")))
+        thread.start()
+        thread.join()
+    assert said == [(2000,)]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helios import retention
 from helios.compaction import MOST_ROWS, compact, give_back, outlook, summarize
 from helios.memory_store import MemoryStore
 from helios.places import CHECKPOINTS, JOBS, MODELS, SPOOL
@@ -27,6 +30,7 @@ from helios.tables import (
     knowledge_fragments,
     memory_operations,
     model_versions,
+    models,
     training_logs,
     training_sessions,
 )
@@ -163,6 +167,16 @@ def test_a_compaction_that_was_killed_is_finished_by_the_next(file_store, slices
     with file_store._transaction() as conn:
         notes = conn.scalars(sa.select(memory_operations.c.details).where(memory_operations.c.operation == "fold")).all()
     assert all(note["done"] for note in notes) and len(notes) == 1
+
+
+def test_the_logs_of_a_session_that_may_be_resumed_stay_longer(store):
+    """Summed up, they could not be taken apart again when the job goes on."""
+    old, very_old = (utc_text(datetime.now(UTC) - timedelta(days=days)) for days in (40, 400))
+    for job_id, ended, status in (("cut off", old, "interrupted"), ("given up", very_old, "interrupted"), ("done", old, "completed")):
+        session(store, job_id, 10, ended, status)
+        put(store, jobs, [{"job_id": job_id, "kind": "train", "params": {}, "status": status, "queued_at": ended, "ended_at": ended}])
+    assert outlook(store._transaction)["folded_sessions"] == compact(store._transaction)["folded_sessions"] == 2
+    assert [len(store.get_training_logs(job_id)) for job_id in ("cut off", "given up", "done")] == [10, 0, 0]
 
 
 def test_two_compactions_at_once_sum_nothing_twice(store):
@@ -386,3 +400,80 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(file_store, tmp_path,
     monkeypatch.undo()
     clean_files(file_store._transaction, home, min_age_h=0)
     assert list((home / JOBS).iterdir()) == []
+
+
+def test_nobody_waits_for_a_walk_over_the_folders(file_store, tmp_path, monkeypatch):
+    """Under the lock only the things of one slice are asked for, and no folder is walked."""
+    home, held, slices = tmp_path / "home", [], []
+    for n in range(120):
+        touch(home / JOBS / f"over{n}" / "log.txt", 60)
+        os.utime(home / JOBS / f"over{n}", (0, 0))
+    touch(home / JOBS / "young" / "log.txt", 60)
+    put(file_store, jobs, [{"job_id": f"over{n}", "kind": "check", "params": {}, "status": "completed", "ended_at": LONG_AGO} for n in range(120)])
+
+    @contextmanager
+    def transaction(mode, **kwargs):
+        with file_store._transaction(mode, **kwargs) as conn:
+            held.append(mode)
+            yield conn
+            held.clear()
+
+    walk, ask, move = os.walk, retention.references, os.rename
+
+    def walking(path):
+        assert not held, f"{path} is walked within a transaction"
+        return walk(path)
+
+    def asking(conn, home, since, of=None, real=None):
+        if held == ["write"]:
+            assert len(of) <= 2 * retention.SLICE
+            slices.append(0)
+        return ask(conn, home, since, of, real)
+
+    def moving(old, new):
+        if held:
+            slices[-1] += 1
+        move(old, new)
+
+    monkeypatch.setattr(retention.os, "walk", walking)
+    monkeypatch.setattr(retention, "references", asking)
+    monkeypatch.setattr(retention.os, "rename", moving)
+    done = clean_files(transaction, home)
+    assert len(done["removed"]) == 120 and slices == [50, 50, 20]
+    assert sorted(path.name for path in (home / JOBS).iterdir()) == ["young"]
+    assert count(file_store, memory_operations) == 1
+
+
+def test_a_few_things_are_asked_for_as_all_of_them(store, tmp_path):
+    """What is said of a thing alone is what is said of it among all."""
+    fill(store)
+    put(store, model_versions, [{"model_name": name, "version": n, "architecture": "PowerballNet", "file_path": f"{MODELS}/{name}-v{n}.safetensors",
+                                 "purged_at": LONG_AGO if n == 2 else None} for name in ("net", "a_b", "axb") for n in (1, 2, 3)])  # fmt: skip
+    store.store_context("model_versions", "net", {"claimed": 7})
+    store.save_model_metadata("older", tmp_path / MODELS / "older-v1.safetensors", "PowerballNet", "1", {})
+    since = ago(30)
+    with store._transaction() as conn:
+        everything = retention.references(conn, tmp_path, since)
+        for stem in ("net-v1", "net-v2", "net-v7", "net-v8", "a_b-v1", "axb-v2", "older-v1", "no-v1"):
+            alone = retention.references(conn, tmp_path, since, [stem])
+            path = touch(tmp_path / MODELS / f"{stem}.safetensors", 60)
+            assert retention._why(path, alone, 1e4, 30) == retention._why(path, everything, 1e4, 30), stem
+        for job in ("over", "goes on", "long", "young", "open", "nobody"):
+            alone = retention.references(conn, tmp_path, since, [job])
+            path = touch(tmp_path / CHECKPOINTS / f"{job}.safetensors", 60)
+            assert retention._why(path, alone, 1e4, 30) == retention._why(path, everything, 1e4, 30), job
+            assert alone.training == everything.training
+
+
+def test_what_was_purged_goes_also_if_models_still_names_it(file_store, tmp_path):
+    """After the last version was purged its row in `models` stays, inactive; a name from before the registry keeps its file."""
+    gone = touch(tmp_path / MODELS / "net-v1.safetensors", 60)
+    kept = touch(tmp_path / CHECKPOINTS / "old.safetensors", 60)
+    put(file_store, model_versions, [{"model_name": "net", "version": 1, "architecture": "PowerballNet", "deleted_at": LONG_AGO, "purged_at": LONG_AGO}])
+    for name, path in (("net", gone), ("old", kept)):
+        file_store.save_model_metadata(name, path, "PowerballNet", "1", {})
+    assert clean_files(file_store._transaction, tmp_path)["removed"] == []
+    with file_store._transaction("write") as conn:
+        conn.execute(models.update().values(is_active=False))
+    assert [row["path"] for row in clean_files(file_store._transaction, tmp_path)["removed"]] == [str(gone)]
+    assert kept.exists()

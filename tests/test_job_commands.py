@@ -124,6 +124,7 @@ def test_logs(background, tmp_path):
     text = run("logs", "fails").output.splitlines()
     assert list(dict.fromkeys(line.split()[2] for line in text if " | " not in line)) == ["queued", "started", "progress", "ended"]
     assert text[-1].endswith("| ValueError: failed as asked: as asked")
+    assert text[0].endswith("kind check")      # whose folder it is stands in the event for `Jobs`, not for people
     lines = [json.loads(line) for line in run("logs", "fails", "--json", "-").stdout.splitlines()]
     assert lines[0]["kind"] == "queued" and lines[-1]["kind"] == "output"
     file = tmp_path / "log.jsonl"
@@ -197,6 +198,6 @@ def test_lines_for_people():
     row |= {"job_id": "a", "kind": "train", "token": 2, "status": "queued", "queued_at": "2026-01-02T03:04:05.000006+00:00",
             "time_s": 60.0, "params": {"model_name": "net", "rate": 0.001}}
     assert list(job_lines(row)) == ["Job        a, train, attempt 2", "Status     queued", "Queued     2026-01-02 03:04:05 UTC",
-                                    "Limits     60 s", "Params     model name net, rate 0.001"]
+                                    "Limits     60 s", "Params     model name net, rate 0.001", "To watch   helios jobs logs --follow a"]
     event = {"kind": "stop_requested", "timestamp": row["queued_at"], "data": {"reason": "cancelled"}}
     assert event_line(event) == "2026-01-02 03:04:05  stop requested  reason cancelled"

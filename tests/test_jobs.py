@@ -388,6 +388,82 @@ def test_a_job_that_another_one_started_is_not_part_of_it(make, file_url, monkey
     assert jobs.get("first")["status"] == "cancelled" and jobs.get("second")["status"] == "running" and not gone(second)
 
 
+@contextmanager
+def answers_lost(monkeypatch, also_reads=False):
+    """Each commit happens, and its answer is lost; with `also_reads` nobody can ask afterwards."""
+    real, lost = MemoryStore._transaction, []
+
+    @contextmanager
+    def losing(self, mode="read", conflict=None, durable=True):
+        if also_reads and lost:
+            raise StoreError("the server is away")
+        with real(self, mode, conflict, durable) as conn:
+            yield conn
+        if mode == "write":
+            lost.append(mode)
+            raise StoreError("the server closed the connection")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "_transaction", losing)
+        yield
+
+
+@pytest.mark.parametrize("also_reads", [False, True])
+def test_a_submission_whose_answer_is_lost_keeps_its_folder_and_runs(make, url, monkeypatch, also_reads):
+    jobs = make(url)
+    with answers_lost(monkeypatch, also_reads), pytest.raises(StoreError, match="closed the connection"):
+        jobs.submit("check", {"steps": 1}, job_id="one", files={"draws.csv": b"1,2"})
+    assert (jobs.folder("one") / "draws.csv").read_bytes() == b"1,2"
+    assert jobs.wait("one", WAIT_S)["status"] == "completed"
+
+
+def test_a_queued_job_whose_folder_is_removed_fails_at_its_own_home_only(make, url, tmp_path):
+    jobs, there = make(url), make(url)
+    there.home = tmp_path / "another"
+    (there.home / "jobs").mkdir(parents=True)
+    with jobs.here("check", {}, "first"):      # fills the only place
+        jobs.submit("check", {"steps": 1}, job_id="gone")
+        jobs.submit("check", {"steps": 1}, job_id="next")
+        (jobs.home / "jobs").rename(tmp_path / "unmounted")
+        assert jobs.get("gone")["status"] == "queued"          # the disk is away, not the folder
+        (tmp_path / "unmounted").rename(jobs.home / "jobs")
+        jobs.folder("gone").rmdir()
+        assert there.get("gone")["status"] == "queued"
+        row = jobs.get("gone")
+        assert row["status"] == "failed" and "was removed while it was queued; submit it anew" in row["error_message"]
+        assert jobs.get("next")["status"] == "queued" and kinds(jobs, "gone")[-1] == "ended"
+    assert jobs.wait("next", WAIT_S)["status"] == "completed"
+
+
+def test_a_resumed_job_whose_folder_goes_meanwhile_does_not_wait_for_ever(make, file_url, monkeypatch):
+    """The folder goes just before the look inside the transaction, and in another run just after it."""
+    jobs, real, looks = make(file_url), Path.is_dir, []
+    for name, after in (("before", False), ("after", True)):
+        jobs.submit("check", {"steps": 1, "fail": "x"}, job_id=name)
+        assert jobs.wait(name, WAIT_S)["status"] == "failed"
+
+        def vanishing(self, name=name, after=after):
+            there = real(self)
+            if self.name == name and there:
+                looks.append(name)
+                for file in self.iterdir():
+                    file.unlink()
+                self.rmdir()
+                return after
+            return there
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "is_dir", vanishing)
+            if after:
+                assert jobs.resume(name)["token"] == 2
+            else:
+                with pytest.raises(JobError, match="has no folder"):
+                    jobs.resume(name)
+    assert looks == ["before", "after"] and (jobs.get("before")["status"], jobs.get("before")["token"]) == ("failed", 1)
+    row = jobs.get("after")
+    assert row["status"] == "failed" and "was removed while it was queued" in row["error_message"]
+
+
 # Cancelling
 
 def test_cancel(make, url):
@@ -440,6 +516,37 @@ def test_a_stopped_job_is_ended_by_whoever_looks(make, url, monkeypatch):
     assert jobs.cancel("one")["status"] == "running"
     done = jobs.wait("one", WAIT_S)
     assert done["status"] == "cancelled" and "so it was killed" in done["error_message"]
+    until(lambda: gone(row))
+
+
+@posix
+def test_a_look_that_cannot_write_kills_nobody(make, url, monkeypatch):
+    """Neither a read-only store nor a write that fails; the next look that can write says so first, then kills."""
+    jobs, told = make(url), []
+    monkeypatch.setenv("HELIOS_JOBS_GRACE_S", "0")
+    row = counting(jobs, "one", step_s=0.5)
+    kill(row, signal.SIGSTOP)
+    jobs.cancel("one")
+    asked = helios.jobs.job_events.c.kind == "stop_requested"
+    with jobs.store._transaction("write") as conn:     # long ago
+        conn.execute(helios.jobs.job_events.update().where(asked).values(timestamp=utc_text("2026-01-01")))
+    jobs.store.read_only = True
+    assert jobs.get("one")["status"] == "running" and not gone(row)
+    jobs.store.read_only = False
+    real, real_kill = MemoryStore._transaction, helios.jobs.kill_tree
+
+    @contextmanager
+    def refuse(self, mode="read", *args, **kwargs):
+        with real(self, mode, *args, **kwargs) as conn:
+            yield conn
+            if mode == "write":
+                raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "_transaction", refuse)
+        assert jobs.get("one")["status"] == "running" and not gone(row)
+    monkeypatch.setattr(helios.jobs, "kill_tree", lambda *args: told.append(row_of(jobs, "one")["status"]) or real_kill(*args))
+    assert jobs.get("one")["status"] == "cancelled" and told == ["cancelled"]
     until(lambda: gone(row))
 
 
@@ -584,6 +691,64 @@ def test_an_outcome_of_an_older_attempt_says_nothing(make, file_url):
     counting(jobs, "one")
     (jobs.folder("one") / "outcome.json").write_text(json.dumps({"token": 0, "status": "completed", "result": None, "error_message": None}))
     assert jobs.get("one")["status"] == "running"
+
+
+def test_a_damaged_outcome_is_set_aside_and_nothing_else_suffers(make, file_url, caplog):
+    jobs = make(file_url)
+    with pytest.raises(helios.job_context.Stopped), jobs.here("check", {}, "one") as context:
+        for text in ("{}", "null", '{"token": 1, "status": "done", "result": null, "error_message": null}'):
+            (jobs.folder("one") / "outcome.json").write_text(text)
+            jobs.store.read_only = True        # a look that cannot write moves no file either
+            pulse_reads = jobs.list()
+            jobs.store.read_only = False
+            assert [row["status"] for row in pulse_reads] == ["running"] == [row["status"] for row in jobs.list()]
+            assert (jobs.folder("one") / "outcome.json.damaged").read_text() == text
+            assert not (jobs.folder("one") / "outcome.json").exists()
+        jobs.cancel("one")
+        raise helios.job_context.Stopped(until(context.stop_requested))
+    assert jobs.get("one")["status"] == "cancelled"
+    assert "is damaged and was set aside as outcome.json.damaged" in caplog.text
+
+
+def test_the_pulse_lives_on_after_an_unexpected_error_and_says_it_once(make, file_url, monkeypatch, caplog):
+    jobs, calls = make(file_url), []
+    monkeypatch.setattr(Jobs, "reconcile", lambda self: calls.append(1) or {}["no such key"])
+    with pytest.raises(KeyError, match="no such key"), jobs.here("check", {}, "one") as context:
+        until(lambda: len(calls) >= 2)
+        assert context._threads[0].is_alive()
+        with jobs.store._transaction("write") as conn:
+            conn.execute(table.update().values(stop_requested="cancelled"))
+        assert until(context.stop_requested) == "cancelled"
+    assert [record.exc_info[0] for record in caplog.records if "unexpected error in its pulse" in record.message] == [KeyError]
+
+
+def test_events_are_told_once_and_in_order_after_a_lock_of_eight_seconds(make, file_url, tmp_path):
+    """The pulse waits for the lock with one event, the function ends with another; both are written, once."""
+    import sqlite3
+    jobs = make(file_url)
+    lock = sqlite3.connect(tmp_path / "helios.db", isolation_level=None, check_same_thread=False)
+    with jobs.here("check", {}, "one") as context:
+        context.event("zero", {})
+        until(lambda: "zero" in kinds(jobs, "one"))
+        lock.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(8, lock.execute, ("COMMIT",))
+        release.start()
+        context.event("first", {})
+        until(lambda: not context._outbox, "the pulse to take it")
+        context.event("second", {})
+    release.join()
+    lock.close()
+    assert kinds(jobs, "one") == ["started", "zero", "first", "second", "ended"]
+    assert row_of(jobs, "one")["status"] == "completed" and not context.lost
+
+
+def test_a_pulse_that_comes_late_neither_revives_a_job_nor_calls_it_replaced(make, url):
+    jobs = make(url)
+    with pytest.raises(KeyboardInterrupt), jobs.here("check", {}, "one") as context:
+        raise KeyboardInterrupt
+    context._outbox.append(("late", {}, utc_now()))
+    context._beat(True)
+    assert row_of(jobs, "one")["status"] == "interrupted" and not context.lost and "late" not in kinds(jobs, "one")
 
 
 @posix

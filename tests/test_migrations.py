@@ -255,6 +255,17 @@ def test_a_full_file_is_migrated_with_every_row(full):
     assert len(list_backups(full.parent / "backups")) == 1
 
 
+def test_a_session_left_open_by_an_earlier_version_is_closed(old):
+    """It has no job, so nothing would ever find it dead."""
+    with closing(sqlite3.connect(old)) as conn, conn:
+        conn.execute("UPDATE training_sessions SET status = 'running', end_time = NULL, error_message = NULL, updated_at = '2020' WHERE id = 1")
+        conn.execute("UPDATE training_sessions SET status = 'completed', end_time = '2021' WHERE id = 3")
+    assert prepare_file(old) is None
+    with closing(sqlite3.connect(old)) as conn:
+        (open_, done) = conn.execute("SELECT status, end_time, error_message FROM training_sessions WHERE id IN (1, 3) ORDER BY id")
+    assert open_[:2] == ("interrupted", "2020") and "revision 0002" in open_[2] and done[:2] == ("completed", "2021")
+
+
 def test_a_full_server_is_migrated_with_every_row(server, home):
     old_server = make_first_server(server, ROWS)
     with old_server.connect() as conn:

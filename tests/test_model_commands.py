@@ -338,3 +338,42 @@ def test_a_database_of_a_later_helios_is_only_read(registry, draws):
     for words in (["rollback", "powerball"], ["tag", "powerball", "x"], ["delete", "powerball@2"]):
         result = CliRunner().invoke(models, words)
         assert (result.exit_code, result.stdout) == (1, ""), result.output
+
+
+def test_what_learned_from_simulated_draws_is_marked(shop_of_simulated):
+    """In the list, in the details, and before a forecast of real draws."""
+    run, draws = shop_of_simulated
+    assert "SIM" in run("models", "list") and "trained and judged on SIMULATED draws" in run("models", "list")
+    assert "SIMULATED  trained and judged" in run("models", "show", "demo")
+    said = run("forecast", "--model", "demo", "--data", str(draws))
+    assert "SIMULATED  demo@1 was trained on SIMULATED draws" in said
+
+
+def test_an_export_does_not_replace_a_file(shop_of_simulated, tmp_path):
+    from click.testing import CliRunner
+
+    from helios.cli import main
+    (tmp_path / "notes.txt").write_text("dear diary")
+    run = CliRunner().invoke(main, ["models", "export", "demo@1", str(tmp_path / "notes.txt")])
+    assert run.exit_code == 2 and "is there already; name a new file" in run.output
+    assert (tmp_path / "notes.txt").read_text() == "dear diary"
+
+
+@pytest.fixture
+def shop_of_simulated(home, tmp_path):
+    """A model of simulated draws, and a file of draws that do not say they are."""
+    from click.testing import CliRunner
+
+    from helios.cli import main
+    from helios.draws import simulate, write_draws
+    from helios.fitting import TrainingConfig
+    from helios.own_store import default_store
+    from helios.trainer import ModelTrainer
+    draws = simulate(n=150, seed=1)
+    assert draws.attrs["simulated"]
+    with default_store() as store:
+        ModelTrainer(store, home).train(draws, TrainingConfig(hidden=16, layers=1, heads=2, sequence_length=10, epochs=1, threads=1), "demo")
+    path = tmp_path / "real.csv"
+    write_draws(draws, path)
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "imulated" not in line and "IMULATED" not in line))
+    return lambda *words: CliRunner().invoke(main, words).stdout, path

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
@@ -752,3 +753,38 @@ def test_tables_of_the_registry_are_what_they_were(registry):
         conn.execute(model_aliases.delete())
     assert registry.get("net")["version"] == 1
     assert add(registry)["version"] == 2
+
+
+def test_a_purge_that_could_not_remove_can_be_repeated(registry):
+    row = add(registry)
+    registry.remove_alias("net", "champion")
+    registry.delete("net@1")
+    with patch.object(Path, "unlink", side_effect=OSError(13, "Permission denied")), pytest.raises(StoreError, match="could not be removed .*; purge it again"):
+        registry.purge("net@1")
+    assert Path(row["file_path"]).exists() and registry.get("net@1")["purged_at"]
+    assert registry.purge("net@1")["purged_at"] == registry.get("net@1")["purged_at"]
+    assert list((registry.home / "models").iterdir()) == []
+    assert registry.purge("net@1")["ref"] == "net@1"
+
+
+def test_a_member_of_an_ensemble_stays(registry):
+    rows = [add(registry, name) for name in ("net", "net", "net", "a_b")]
+    version, path = registry.next_file("mix", ".json")
+    sidecar = {"architecture": {"class": "Mixture"}, "members": [{"ref": "net@2", "sha256": rows[1]["sha256"]}, {"ref": "a_b@1", "sha256": "0" * 64}]}
+    path.write_text(json.dumps(sidecar))
+    registry.register(SimpleNamespace(path=path, sidecar=sidecar), name="mix", version=version)
+    registry.remove_alias("a_b", "champion")
+    registry.delete("a_b@1")  # another file than the member was
+    registry.delete("net@3")
+    said = "net@2 is a member of the ensemble mix@1; delete that first: helios models delete mix@1$"
+    with pytest.raises(RegistryError, match=said):
+        registry.delete("net@2")
+    registry.remove_alias("mix", "champion")
+    registry.delete("mix@1")
+    registry.delete("net@2")
+    registry.restore("mix@1")
+    with pytest.raises(RegistryError, match=said):
+        registry.purge("net@2")
+    assert registry.get("net@2")["purged_at"] is None and Path(rows[1]["file_path"]).exists()
+    registry.delete("mix@1")
+    assert registry.purge("net@2")["purged_at"]

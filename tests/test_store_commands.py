@@ -257,3 +257,29 @@ def test_a_newer_server_is_not_backed_up_by_guessing(server, home):
         conn.exec_driver_sql("UPDATE helios_schema SET version_num = '0099'")
     assert keys("check", status=1)["state"] == "newer"
     assert "back it up with its own Helios" in line("backup", status=1)
+
+
+def test_the_files_of_a_home_are_not_cleaned_by_the_word_of_another_database(path, tmp_path, monkeypatch):
+    lost, other = path.parent / CHECKPOINTS / "lost.safetensors", tmp_path / "other.db"
+    lost.parent.mkdir()
+    lost.write_bytes(b"x" * 10)
+    os.utime(lost, (0, 0))
+    for words in ((), ("--dry-run",)):
+        found = keys("compact", "--database", other, *words)
+        assert found["files"] is None and found["files_left_alone"] == f"{other} is not the database of this home"
+    assert f"Files      left alone: {other} is not the database of this home" in run("compact", "--database", f"sqlite:///{other}").output
+    assert "Files" not in run("compact", "--database", other, "--no-files").output
+    assert lost.exists()
+    monkeypatch.setenv("HELIOS_DATABASE_URL", f"sqlite:///{other}")  # now the file in the home folder is the other one
+    assert keys("compact", "--database", path)["files"] is None and lost.exists()
+    monkeypatch.delenv("HELIOS_DATABASE_URL")
+    (tmp_path / "link").symlink_to(path.parent)
+    assert len(keys("compact", "--database", tmp_path / "link" / path.name, "--dry-run")["files"]["removed"]) == 1
+    assert len(keys("compact", "--database", f"sqlite:///{path}")["files"]["removed"]) == 1 and not lost.exists()
+
+
+def test_the_own_server_is_known_by_its_url(server, home):
+    from helios.store_commands import is_own
+
+    assert is_own(server) and is_own(server.replace("postgresql://", "postgresql+psycopg://"))
+    assert not is_own(server + "_2") and not is_own(str(home / "helios_memory.db"))

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ pytest.importorskip("optuna")
 from click.testing import CliRunner
 from test_executor import cluster, eventually
 
+import helios.studies
 from helios.draws import simulate, write_draws
 from helios.executor import get_executor
 from helios.fitting import TrainingConfig, make_windows
+from helios.job_context import JobContext
+from helios.job_rows import JobError
 from helios.jobs import Jobs
 from helios.legs import material
 from helios.memory_store import MemoryStore
@@ -29,6 +33,7 @@ from helios.search import COMPLETE, FAILED, PRUNED, Plan, SweepError
 from helios.studies import Study
 from helios.sweep_commands import sweep as sweep_command
 from helios.sweeps import SweepResult, SweepStopped, run_plan, submit_sweep, sweep, sweep_here
+from helios.tables import jobs as table
 
 TINY = TrainingConfig(hidden=16, layers=1, heads=2, sequence_length=10, epochs=10, learning_rate=0.01, batch_size=64)
 PLAN = Plan({"learning_rate": "1e-3..3e-2:log", "dropout": "0.1,0.4", "weight_decay": "0.01..1:log"}, 6, TINY, batch=4)
@@ -170,7 +175,7 @@ def test_on_fair_draws_the_claim_says_that_nothing_was_found():
 def test_the_winner_is_trained_and_judged_once_and_repeats_its_trial(tmp_path, reference):
     with MemoryStore(tmp_path / "store.db") as store:
         jobs, asked = Jobs(store, tmp_path), {"model_name": "swept", "name": "mine", "workers": 2}
-        keys = sweep_here(jobs, DRAWS, PLAN, **asked)
+        keys = sweep_here(jobs, DRAWS, PLAN, job_id="first", **asked)
         again = sweep_here(jobs, DRAWS, PLAN, **asked)
         json.dumps(keys, allow_nan=False)
         best = keys["best"]
@@ -185,14 +190,25 @@ def test_the_winner_is_trained_and_judged_once_and_repeats_its_trial(tmp_path, r
         assert again["winner"] == keys["winner"] and again["test_looks"] == 1
         assert len(Registry(store, tmp_path).versions("swept")) == 1
         for trial in keys["trials"]:
-            session = store.get_training_session(f"mine-trial-{trial['number']:04}")
+            session = store.get_training_session(f"first-trial-{trial['number']:04}")
             assert session["status"] == {"complete": "completed", "pruned": "cancelled"}[trial["state"]]
             assert len(store.get_training_logs(session["job_id"])) == trial["epochs"]
         kept = store.get_performance_metrics("swept", "sweep_validation_skill")
         assert [(m["metric_value"], m["context"]["n_trials"]) for m in kept] == [(best["validation_skill"], 6)]
         assert [job["status"] for job in jobs.list(kind="sweep")] == ["completed"] * 2
     with MemoryStore(tmp_path / "store.db") as store:      # Optuna's tables in it are no trouble
-        assert store.get_training_session("mine-trial-0000")["status"] in ("completed", "cancelled")
+        assert store.get_training_session("first-trial-0000")["status"] in ("completed", "cancelled")
+
+
+def test_sweeps_of_one_name_in_two_storages_both_keep_their_trials(tmp_path):
+    plans = {"a": replace(PLAN, n_trials=2), "b": replace(PLAN, n_trials=2, base=replace(TINY, hidden=8))}
+    with MemoryStore(tmp_path / "store.db") as store:
+        for job_id, plan in plans.items():
+            sweep_here(Jobs(store, tmp_path), DRAWS, plan, job_id=job_id, name="same", model_name="swept", workers=1,
+                       storage=f"sqlite:///{tmp_path}/{job_id}.db")
+        for job_id, hidden in (("a", 16), ("b", 8)):
+            for number in range(2):
+                assert store.get_training_session(f"{job_id}-trial-{number:04}")["config"]["hidden"] == hidden
 
 
 def test_a_killed_job_is_resumed_to_the_same_result(tmp_path, reference):
@@ -265,6 +281,58 @@ with study.at_work():
     with study.at_work():      # its note is still there, and nobody behind it
         pass
     study.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_replaced_attempt_writes_nothing_into_the_study(tmp_path, request, monkeypatch, kind):
+    """Its job was taken up on another machine: the token keeps it out, and without a job the coordinator's note does."""
+    url = request.getfixturevalue("postgres_url") if kind == "postgresql" else tmp_path / "store.db"
+    params = {"learning_rate": 0.002, "dropout": 0.1, "weight_decay": 0.1}
+    with MemoryStore(url) as store:
+        row = Jobs(store, tmp_path)._enter("sweep", {}, "sw")
+        context = JobContext(store, tmp_path, row)
+        fenced, noted, new = Study(store.url, "sw", PLAN, "", context.check), Study(store.url, "sw", PLAN, ""), Study(store.url, "sw", PLAN, "")
+        with fenced.at_work():
+            trial = fenced.add(params)
+            with store._transaction("write") as conn:
+                conn.execute(table.update().values(token=2))
+            for write in (lambda: fenced.add(params), lambda: fenced.report(trial, 5, 0.1, {}), lambda: fenced.finish(trial, FAILED, "x")):
+                with pytest.raises(JobError, match="has been replaced"):
+                    write()
+        with noted.at_work():
+            monkeypatch.setattr(helios.studies.socket, "gethostname", lambda: "another-host")
+            with new.at_work():
+                for write in (lambda: noted.add(params), lambda: noted.report(trial, 5, 0.1, {}), lambda: noted.finish(trial, FAILED, "x")):
+                    with pytest.raises(SweepError, match="was taken over by another process"):
+                        write()
+                new.report(trial, 5, 0.2, {})
+        assert [(t.number, t.state, t.values) for t in new.trials()] == [(0, "running", {5: 0.2})]
+        assert new._noted() == "null"
+        for study in (fenced, noted, new):
+            study.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_of_many_coordinators_at_once_one_is_at_work(tmp_path, request, kind):
+    """Eight read the same note before any of them writes; first no note, then an old one."""
+    url = request.getfixturevalue("postgres_url") if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
+    studies = [Study(url, "one", PLAN, "") for _ in range(8)]
+    for _ in range(2):
+        old, barrier, took = studies[0]._noted(), threading.Barrier(len(studies)), []
+
+        def swap(number, old=old, barrier=barrier, took=took):
+            barrier.wait()
+            if studies[number]._swap(old, json.dumps({"claim": number})):
+                took.append(number)
+
+        threads = [threading.Thread(target=swap, args=(number,)) for number in range(len(studies))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(took) == 1 and json.loads(studies[0]._noted()) == {"claim": took[0]}
+    for study in studies:
+        study.close()
 
 
 @pytest.mark.parametrize(("url", "said"), [

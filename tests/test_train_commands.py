@@ -133,13 +133,18 @@ def test_a_time_limit_keeps_the_state(draws, home):
     assert list((home / "jobs").glob("*/state.safetensors"))
 
 
+def take_terminal():
+    """In the child: the terminal is its own."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A command in a terminal of its own, which can be closed."""
 
     def __init__(self, args):
         self.master, slave = os.openpty()
         self.process = subprocess.Popen(args, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                                        preexec_fn=take_terminal)
         os.close(slave)
         self.said = b""
 

@@ -363,6 +363,27 @@ def test_a_job_that_was_registered_has_nothing_left_to_do(tmp_path, store):
     assert own.get("job")["result"] == result.as_dict() and len(Registry(store, tmp_path).versions("demo")) == 1
 
 
+class Killed(BaseException):
+    """Ends a run at once, as kill -9 would."""
+
+
+def test_a_job_killed_after_its_version_was_registered_notes_it_once_when_resumed(tmp_path, store, monkeypatch):
+    trainer, own = ModelTrainer(store, tmp_path), Jobs(store, tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(MemoryStore, "store_enhanced_journal_entry", lambda self, *args, **rest: (_ for _ in ()).throw(Killed))
+        trainer.train(simulate(n=150, seed=1), SMALL, "demo", "job")
+    assert len(Registry(store, tmp_path).versions("demo")) == 1 and not store.get_performance_metrics("demo", "skill_nats")
+    with store._transaction("write") as conn:
+        conn.execute(jobs.update().values(status="interrupted"))
+    for _ in range(2):
+        with own.here("train", own.get("job")["params"], "job") as context:
+            context.result = train_job(context)
+        with store._transaction("write") as conn:
+            conn.execute(jobs.update().values(status="interrupted"))
+        assert len(store.get_performance_metrics("demo", "skill_nats")) == len(store.get_enhanced_journal_entries("demo", "training_completed")) == 1
+    assert store.get_training_session("job")["progress"] == 100 and not (tmp_path / "jobs" / "job" / "state.safetensors").exists()
+
+
 def test_the_store_is_away_when_the_model_is_ready(tmp_path, monkeypatch, caplog):
     """The file is locked by another program for two seconds; the run waits and registers."""
     register = Registry.register

@@ -176,11 +176,35 @@ def test_a_torn_line_is_passed_over(tmp_path, store, no_pause, torn):
     assert replay_spools(store, tmp_path) == 2 and epochs_of(store) == [1, 2]
 
 
-def test_a_spool_without_its_session_is_set_aside(tmp_path, store, caplog):
-    TrainingLog(Flaky(store, ["away"]), tmp_path, "gone").epoch(1, 19.5)
-    assert replay_spools(store, tmp_path) == 0
-    assert spool_of(tmp_path, "gone").with_suffix(".orphan").exists() and not spool_of(tmp_path, "gone").exists()
-    assert "no training session gone" in caplog.text
+def test_a_spool_waits_for_the_store_that_has_its_session(tmp_path, store, caplog):
+    """A look through another database, while the training's own is away, must not cost it its log."""
+    TrainingLog(Flaky(store, ["away"]), tmp_path, "job").epoch(1, 19.5)
+    with MemoryStore(":memory:") as other:
+        assert replay_spools(other, tmp_path) == 0
+    assert "no training session job" in caplog.text
+    log = TrainingLog(store, tmp_path, "job")
+    log.epoch(2, 19.4)
+    assert log.close() and epochs_of(store) == [1, 2] and not spool_of(tmp_path).exists()
+
+
+@pytest.mark.parametrize("progress", ["101", '"x"', "1.5", "[]"])
+def test_a_row_that_no_store_would_take_is_passed_over(tmp_path, store, progress):
+    TrainingLog(Flaky(store, ["away"]), tmp_path, "job").epoch(1, 19.5, progress=10)
+    path = spool_of(tmp_path)
+    path.write_text(path.read_text() + path.read_text().replace("job/1", "job/2").replace('"epoch": 1', '"epoch": 2').replace('"progress": 10', f'"progress": {progress}'))
+    assert replay_spools(store, tmp_path) == 1 and epochs_of(store) == [1]
+
+
+def test_a_store_opens_for_readers_while_another_program_replays(tmp_path, caplog):
+    from helios.own_store import default_store
+    with default_store(tmp_path) as store:
+        store.create_training_session("job", "demo", {})
+        TrainingLog(Flaky(store, ["away"]), tmp_path, "job").epoch(1, 19.5)
+    with training_log._locked(spool_of(tmp_path).parent), default_store(tmp_path) as store:
+        assert store.get_training_session("job")["status"] == "started" and epochs_of(store) == []
+    assert "stays there for now" in caplog.text
+    with default_store(tmp_path) as store:
+        assert epochs_of(store) == [1]
 
 
 def test_two_threads_replay_once(tmp_path, store):

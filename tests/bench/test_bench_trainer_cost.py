@@ -2,7 +2,7 @@
 
 Two figures from runs that train in turns. The share is the time that the loop spends in the trainer's own functions
 over the time of its steps, which a busy machine hardly disturbs. The ratio is the processor time of a whole training
-within its job, the threads that beat its pulse and write included, over that of the bare loop.
+within its job, the threads that beat its pulse and write included, over that of the bare loop; it says something where a run has one thread.
 
     pytest tests/bench/test_bench_trainer_cost.py --benchmark-enable -s
 """
@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 
 import helios.trainer
 from helios.draws import simulate
@@ -21,7 +20,7 @@ from helios.jobs import Jobs
 from helios.memory_store import MemoryStore
 from helios.net import PowerballNet
 from helios.recurrence import kept_memory
-from helios.trainer import ModelTrainer
+from helios.trainer import ModelTrainer, _seeded
 
 
 class Timed:
@@ -41,12 +40,12 @@ class Timed:
 def bare(draws, config):
     """Processor seconds of the loop alone."""
     windows, split = make_windows(draws, config)
-    torch.manual_seed(config.seed)
-    net = PowerballNet(hidden=config.hidden, layers=config.layers, heads=config.heads, dropout=config.dropout)
-    began = time.process_time()
-    with kept_memory():
+    with _seeded(config.seed, config.threads), kept_memory():
+        net = PowerballNet(sequence_length=config.sequence_length, hidden=config.hidden, layers=config.layers,
+                           heads=config.heads, dropout=config.dropout)
+        began = time.process_time()
         fit(net, windows, split, config)
-    return time.process_time() - began
+        return time.process_time() - began
 
 
 def by_the_trainer(draws, config, home, monkeypatch):
@@ -83,7 +82,8 @@ def test_the_trainers_own_cost(figure, tmp_path, monkeypatch, preset, epochs, tu
         shares.append(own / (book["all"] - own))
         parts = {name: seconds / book["all"] for name, seconds in book.items() if name != "all"}
     figure(f"trainer's own cost over the bare loop, {preset} net: share of its time", 100 * statistics.median(shares), "%", at_most=3)
-    figure(f"trainer's own cost over the bare loop, {preset} net: ratio of processor time", statistics.median(ratios), at_most=1.03)
+    if config.threads == 1:       # several threads wait for each other by spinning: 0.7 to 1.6 was seen on a busy machine
+        figure(f"trainer's own cost over the bare loop, {preset} net: ratio of processor time", statistics.median(ratios), at_most=1.03)
     for name, share in parts.items():
         figure(f"  of which {name}", 100 * share, "%")
     assert set(parts) == {"logs", "stop", "progress", "checkpoints"}

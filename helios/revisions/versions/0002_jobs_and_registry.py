@@ -99,6 +99,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_name", "version", "tag"),
         sqlite_autoincrement=True,
     )
+    # No process of today owns a session that an earlier version left open: it had no job to be found dead by.
+    op.execute("""UPDATE training_sessions SET status = 'interrupted', end_time = coalesce(end_time, updated_at),
+        error_message = coalesce(error_message, 'still open when the database was brought to revision 0002')
+        WHERE status IN ('queued', 'started', 'running')""")
 
 
 def downgrade() -> None:
