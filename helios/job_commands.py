@@ -122,12 +122,18 @@ def cancel(job_id: str, no_wait: bool, json_file: str | None) -> None:
 
 @jobs.command()
 @id_argument
+@click.option("--memory-mb", type=click.FloatRange(1), help="Another limit of memory than before.")
+@click.option("--time-s", type=click.FloatRange(0, min_open=True), help="Another limit of time than before.")
 @json_option
-def resume(job_id: str, json_file: str | None) -> None:
-    """Take up a job that failed or was cancelled or interrupted, where it stopped."""
+def resume(job_id: str, memory_mb: float | None, time_s: float | None, json_file: str | None) -> None:
+    """Take up a job that failed, was cancelled or interrupted.
+
+    It goes on where its state was last saved. A job that ran into a limit needs a larger one.
+    """
     require_writable(json_file, "--json")
+    limits = {name: value for name, value in (("memory_mb", memory_mb), ("time_s", time_s)) if value is not None}
     with _opened() as background:
-        row = background.resume(background.find(job_id))
+        row = background.resume(background.find(job_id), **limits)
         show(row, job_lines(row), json_file)
 
 # %% ../nbs/58_job_commands.ipynb #8ebd1759
@@ -186,6 +192,7 @@ def check(json_file: str | None) -> None:
     with _opened(make=True) as background:
         keys = try_jobs(background)
         show(keys, (f"{name.replace('_', ' '):22} {value}" for name, value in keys.items()), json_file)
+        if keys["works"] is None: fail(f"background jobs were not tried: {keys['why']}", 1)
         if not keys["works"]: fail(f"background jobs do not work here: {keys['why']}", 1)
 
 # %% ../nbs/58_job_commands.ipynb #fa6fdb77
@@ -197,7 +204,7 @@ def try_jobs(background) -> dict:
     keys = {"works": False, "why": None, "job_id": job_id, "start_s": round(time.monotonic() - began, 3)}
     if row["status"] == "queued":
         background.cancel(job_id)
-        return keys | {"why": "as many jobs as the limit allows are running; wait, or set HELIOS_JOBS_LIMIT"}
+        return keys | {"works": None, "why": "as many jobs as the limit allows are running; wait, or set HELIOS_JOBS_LIMIT"}
     if row["status"] != "running": return keys | {"why": row["error_message"] or f"the job is {row['status']}"}
     asked = time.monotonic()
     background.cancel(job_id)

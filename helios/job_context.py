@@ -165,13 +165,17 @@ def _beat(self: JobContext,
             add_event(conn, self.job_id, "found_alive", {"pid": os.getpid()})
         self._send(conn, batch)
 
+def _tell(line: str) -> None:
+    "Say something where the process's output goes; a disk too full for that must not be what ends it."
+    with contextlib.suppress(OSError): print(line, file=sys.stderr, flush=True)
+
 @patch
 def _replaced(self: JobContext) -> None:
     "Another attempt counts now: a process of this job's own ends at once, any other is asked to stop."
     self.lost = True
     self.request_stop("interrupted")
     if not self._own_process: return
-    print(f"attempt {self.token} of job {self.job_id} has been replaced: this process ends", file=sys.stderr, flush=True)
+    _tell(f"attempt {self.token} of job {self.job_id} has been replaced: this process ends")
     kill_tree(os.getpid(), start_of(os.getpid()), only_below=True)
     os._exit(3)
 
@@ -240,7 +244,7 @@ def _give_up(self: JobContext) -> None:
     ending = threading.Thread(target=self._settle, args=(status, None, message, 0.0), daemon=True)
     ending.start()
     ending.join(5)
-    print(f"job {self.job_id}: {status}; {message or 'it had not begun'}", file=sys.stderr, flush=True)
+    _tell(f"job {self.job_id}: {status}; {message or 'it had not begun'}")
     kill_tree(os.getpid(), start_of(os.getpid()), only_below=True)
     os._exit(1)
 
@@ -282,7 +286,7 @@ def _settle(self: JobContext, status: str, result: Any, message: str | None,
             away = e
         if not file.exists(): self._write_outcome(status, result, message)
         if time.monotonic() > until or self._store._database.closed:
-            print(f"job {self.job_id}: {status}, but the store is away: {away}", file=sys.stderr, flush=True)
+            _tell(f"job {self.job_id}: {status}, but the store is away: {away}")
             return False
         time.sleep(pause)
         pause = min(2 * pause, 1.0)

@@ -296,8 +296,12 @@ def cancel(self: Jobs, job_id: str) -> dict: # its row; a running job ends a mom
 
 # %% ../nbs/30_jobs.ipynb #8e3453b5
 @patch
-def resume(self: Jobs, job_id: str) -> dict: # its row
+def resume(self: Jobs, job_id: str,
+    memory_mb: float | None = None,       # other limits than before; None: the same
+    time_s: float | None = None,
+) -> dict: # its row
     "Queue a job once more, to go on where it stopped; JobError unless it was interrupted, cancelled or failed."
+    limits = {name: value for name, value in (("memory_mb", memory_mb), ("time_s", time_s)) if value is not None}
     row = self.get(job_id)
     if row["status"] not in RESUMABLE:
         raise JobError(f"job {job_id} is {row['status']}; only {', '.join(RESUMABLE)} jobs are taken up again")
@@ -307,7 +311,7 @@ def resume(self: Jobs, job_id: str) -> dict: # its row
     with self.store._transaction("write") as conn:     # the look at the folder too: until the commit nobody may tidy it away
         if not folder.is_dir(): raise JobError(f"job {job_id} has no folder {folder} to go on from; submit it anew, or set HELIOS_HOME")
         done = change_state(conn, job_id, row["token"], RESUMABLE, "queued", attempt=row["token"] + 1, queued_at=utc_now(),
-            **dict.fromkeys(("stop_requested", "result", "pid", "pid_started", "heartbeat_at", "started_at")))
+            **limits, **dict.fromkeys(("stop_requested", "result", "pid", "pid_started", "heartbeat_at", "started_at")))
         if done: add_event(conn, job_id, "queued", {"kind": row["kind"], "attempt": row["token"] + 1, "folder": claim_of(folder)})
     if not done: raise JobError(f"job {job_id} has just been taken up by another process; helios jobs show {job_id} says more")
     return self.get(job_id)

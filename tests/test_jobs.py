@@ -580,6 +580,24 @@ def test_the_time_limit_names_itself_and_the_state_is_kept(make, url):
     assert json.loads((jobs.folder("one") / "state.json").read_text())["step"] > 0
 
 
+def test_a_job_that_ran_into_its_limit_goes_on_with_a_larger_one(make, file_url):
+    jobs = make(file_url)
+    jobs.submit("check", {"steps": 100, "step_s": 0.02}, job_id="one", time_s=0.5)
+    assert jobs.wait("one", WAIT_S)["status"] == "failed"
+    assert jobs.resume("one", time_s=60)["time_s"] == 60
+    row = jobs.wait("one", WAIT_S)
+    assert row["status"] == "completed" and row["result"]["first"] > 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_process_whose_output_has_no_room_still_ends_its_job():
+    """Where the log's disk is full, saying so must not be what ends the process."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", "from helios.job_context import _tell; _tell('no room'); print('went on')"],
+                              stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
 def test_the_memory_limit_names_itself_with_the_figure(make, file_url):
     jobs = make(file_url)
     jobs.submit("check", {"steps": 100_000, "allocate_mb": 300}, job_id="one", memory_mb=250)

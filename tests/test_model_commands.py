@@ -95,9 +95,10 @@ def test_a_rollback_brings_back_the_earlier_champion_and_the_next_forecast_shows
     ]
     assert len(on_record[0]["prediction_data"]["white_logits"]) == 69
     lines = helios(forecast, "--data", draws).splitlines()
-    assert lines[0].startswith("Model      powerball@1 (champion), sha256 ") and lines[1].startswith(
+    assert lines[0].startswith("Model      powerball@1 (champion), sha256 ") and lines[2].startswith(
         "Draws      60 SIMULATED to "
     )
+    assert lines[1] == "SIMULATED  These draws are SIMULATED. Nothing here says anything about a real lottery."
     assert failing(models, "rollback", "powerball") == (
         2,
         "helios: powerball@champion: no earlier version; to move it anywhere: helios models alias powerball champion VERSION\n",
