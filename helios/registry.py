@@ -176,7 +176,7 @@ def delete(self: Registry, ref: str) -> dict:
         self._file(row)
         if row["aliases"]:
             name, alias = row["model_name"], min(row["aliases"].split(","))
-            raise RegistryError(f"{ref} is {name}@{alias}; move the alias first: helios models alias {name} {alias} VERSION, or helios models rollback {name}")
+            raise RegistryError(f"{ref} is {name}@{alias}; move the alias first: helios models alias {name} {alias} VERSION, or helios models rollback {name} --alias {alias}")
         _require_no_ensemble(conn, row)
         return self._mark(conn, row, "version_deleted", deleted_at=utc_now())
 

@@ -78,8 +78,9 @@ def look_at_file(
 ) -> dict:
     "What can be said of a database file without writing to it; sqlite3.Error and OSError where it cannot be read."
     from helios.backups import backups_folder, damage, damage_message, list_backups, newest_good, open_read_only, revision_in
+    above = next(folder for folder in path.absolute().parents if folder.exists())     # where the first missing folder would be made
     keys = {"database": str(path), "there": path.is_file(), "bytes": 0, "damage": None, "mend": None, "revision": None,
-            "writable": os.access(path if path.exists() else path.parent, os.W_OK) and os.access(path.parent, os.W_OK)}
+            "writable": os.access(path if path.exists() else above, os.W_OK) and os.access(above, os.W_OK)}
     backups, good = list_backups(backups_folder(path), path.name), newest_good(backups_folder(path), path.name)
     keys |= {"backups": backups, "newest_good_backup": good and good["file"]}
     if not keys["there"] or path.stat().st_size == 0: return keys

@@ -143,6 +143,12 @@ def test_without_a_database(home):
     assert "nothing to migrate" in line("migrate", status=2)
 
 
+def test_a_folder_that_would_be_made_is_not_called_read_only(home):
+    assert not home.exists()
+    assert keys("check")["writable"] is True and not home.exists()
+    assert "read-only" not in run("check")
+
+
 def test_a_foreign_file(home):
     home.mkdir()
     path = home / "helios_memory.db"
