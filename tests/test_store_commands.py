@@ -146,7 +146,7 @@ def test_without_a_database(home):
 def test_a_folder_that_would_be_made_is_not_called_read_only(home):
     assert not home.exists()
     assert keys("check")["writable"] is True and not home.exists()
-    assert "read-only" not in run("check")
+    assert "read-only" not in run("check").output
 
 
 def test_a_foreign_file(home):
