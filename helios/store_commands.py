@@ -178,17 +178,20 @@ def backup(database: str | None, out: str | None, json_file: str | None) -> None
     with one_line_errors():
         from helios.backups import back_up_file, backup_name, revision_in
         place = address(database)
-        path = file_at(place)
+        path, left_out = file_at(place), None
         if path is None:
+            import sqlalchemy as sa
+
             from helios.migrations import HEAD, back_up_server, server_name
             from helios.places import BACKUPS, helios_home
             with server_at(place) as engine:
+                if sa.inspect(engine).has_table("studies"): left_out = "Optuna's tables of sweeps; their winners are in it, a sweep under way cannot go on from it"
                 made = back_up_server(engine, Path(out) if out else helios_home() / BACKUPS / backup_name(server_name(engine.url), HEAD, False))
                 place = repr(engine.url)
         else: made = back_up_file(path, Path(out) if out else None)
-        keys = {"database": str(path or place), "backup": str(made), "bytes": made.stat().st_size, "revision": revision_in(made)}
+        keys = {"database": str(path or place), "backup": str(made), "bytes": made.stat().st_size, "revision": revision_in(made), "left_out": left_out}
         show(keys, iter([f"Backup     {made}: {keys['bytes']:,} bytes, revision {keys['revision']}",
-                         f"Restore    helios db restore {made}"]), json_file)
+                         *([f"Left out   {left_out}"] if left_out else []), f"Restore    helios db restore {made}"]), json_file)
 
 # %% ../nbs/58_store_commands.ipynb #5e7e7d2d
 @db.command()

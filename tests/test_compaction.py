@@ -144,6 +144,7 @@ with MemoryStore(sys.argv[1]) as store: print(store.compact_memory())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 3, 6, 14, 27])
 def test_a_compaction_that_was_killed_is_finished_by_the_next(file_store, slices):
     fill(file_store)

@@ -288,6 +288,7 @@ def dask(tmp_path):
         yield address, scheduler, workers
 
 
+@pytest.mark.slow
 def test_the_same_work_on_local_and_on_dask_with_a_worker_killed_on_each(dask):
     seeds = [*range(10)]
     with get_executor(workers=2) as pool:
@@ -309,6 +310,7 @@ def test_the_same_work_on_local_and_on_dask_with_a_worker_killed_on_each(dask):
     assert len({weights for _, _, weights in whole}) == len(seeds)
 
 
+@pytest.mark.slow
 def test_dask_does_not_take_two_equal_tasks_for_one_and_cancels(dask):
     with get_executor(dask[0]) as pool:
         assert {pool.submit(environment).result()["threads"] for _ in range(3)} == {1}
@@ -333,6 +335,7 @@ def test_a_scheduler_that_goes_away_is_said(dask):
         future.result(120)
 
 
+@pytest.mark.slow
 def test_nobody_there_and_nobody_at_work(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr("helios.executor.PATIENCE_S", 2)

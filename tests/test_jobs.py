@@ -278,6 +278,7 @@ def test_another_machine_is_judged_by_its_signs_of_life(make, url):
     assert set(found) == {"silent", "ahead"} and "from far" in found["silent"]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_taken_for_dead_takes_its_row_back(make, url):
     jobs = make(url)
     row = counting(jobs, "one", steps=150)
@@ -288,6 +289,7 @@ def test_a_job_that_was_taken_for_dead_takes_its_row_back(make, url):
     assert "found_alive" in kinds(jobs, "one")
 
 
+@pytest.mark.slow
 def test_a_running_job_finds_another_one_dead_without_anybody_looking(make, url):
     jobs = make(url, limit=2)
     row = counting(jobs, "dies")
@@ -328,6 +330,7 @@ def test_a_process_that_cannot_be_started_is_a_failure(make, file_url, monkeypat
 
 # The queue
 
+@pytest.mark.slow
 def test_one_at_a_time_first_in_first_out_and_nobody_looks(make, url):
     jobs = make(url)
     for name in "abcd":
@@ -372,6 +375,7 @@ def test_a_job_whose_folder_is_elsewhere_waits_for_its_home(make, url, tmp_path)
     assert here.wait("second", WAIT_S)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_job_that_another_one_started_is_not_part_of_it(make, file_url, monkeypatch):
     """The first job starts the second, which is its child; it is neither charged for it nor ended with it."""
     monkeypatch.setenv("HELIOS_JOBS_GRACE_S", "0.3")
@@ -507,6 +511,7 @@ def test_a_deaf_job_is_ended_after_the_grace_and_the_row_says_so(make, url, monk
     assert not (jobs.folder("one") / "outcome.json").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_a_stopped_job_is_ended_by_whoever_looks(make, url, monkeypatch):
     jobs = make(url)
@@ -740,6 +745,7 @@ def test_the_pulse_lives_on_after_an_unexpected_error_and_says_it_once(make, fil
     assert [record.exc_info[0] for record in caplog.records if "unexpected error in its pulse" in record.message] == [KeyError]
 
 
+@pytest.mark.slow
 def test_events_are_told_once_and_in_order_after_a_lock_of_eight_seconds(make, file_url, tmp_path):
     """The pulse waits for the lock with one event, the function ends with another; both are written, once."""
     import sqlite3
@@ -790,6 +796,7 @@ def test_a_job_whose_database_is_away_at_its_end(make, file_url, tmp_path):
     assert kinds(again, "one").count("ended") == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_restarted_under_a_job(make, postgres_server):
     """It goes on counting while the server is away, ends meanwhile, and is found completed afterwards."""
     import psycopg

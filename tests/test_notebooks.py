@@ -1,8 +1,10 @@
 """The cells of every exporting notebook run, as nbdev_test runs them; the 9x notebooks run in a real kernel (nbmake)."""
 
 import configparser
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -14,16 +16,28 @@ EXPORTING = sorted((ROOT / "nbs").glob("[0-8]*.ipynb"))
 
 def nbdev_test(notebook: Path, *flags: str) -> subprocess.CompletedProcess:
     command = Path(sys.executable).with_name("nbdev_test")
-    return subprocess.run([command, "--path", notebook, "--n_workers", "0", *flags], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([command, "--path", notebook, "--n_workers", "0", *flags], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def cells(notebook: Path) -> list:
     return nbformat.read(notebook, as_version=4).cells
 
 
+@pytest.fixture(scope="module")
+def runs(request):
+    """The runs of the notebooks that this session asks for, two at a time."""
+    chosen = [item.callspec.params["notebook"] for item in request.session.items if getattr(item, "originalname", "") == "test_cells_run"]
+    with ThreadPoolExecutor(2) as pool:
+        futures = {notebook: pool.submit(nbdev_test, notebook) for notebook in chosen}
+        yield futures
+        for future in futures.values():
+            future.cancel()
+
+
 @pytest.mark.parametrize("notebook", EXPORTING, ids=lambda path: path.stem)
-def test_cells_run(notebook):
-    done = nbdev_test(notebook)
+def test_cells_run(notebook, runs):
+    done = runs[notebook].result()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

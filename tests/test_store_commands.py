@@ -250,6 +250,13 @@ def test_a_server_is_checked_and_moved_to_a_file_and_back(server, home, tmp_path
     assert keys("stats")["system_events_count"] == 1
 
 
+def test_a_server_backup_says_that_it_leaves_the_tables_of_sweeps_out(server, home):
+    assert keys("backup")["left_out"] is None
+    with MemoryStore(server) as store, store._transaction("write") as conn:
+        conn.exec_driver_sql("CREATE TABLE studies (study_id INTEGER)")
+    assert "Optuna" in keys("backup")["left_out"]
+
+
 def test_no_password_is_shown(server, home):
     for words in (("check",), ("backup",), ("stats",)):
         done = run(*words)
