@@ -170,12 +170,12 @@ def test_what_is_not_the_saved_file_is_not_registered(registry, tmp_path):
 
 def test_a_version_without_weights_of_its_own(registry):
     version, path = registry.next_file("mix", ".json")
-    sidecar = {"format": 1, "architecture": {"class": "Mixture"}, "parts": ["net@1"]}
+    sidecar = {"format": 1, "architecture": {"class": "Abacus"}, "parts": ["net@1"]}
     path.write_text(json.dumps(sidecar))
     row = registry.register(SimpleNamespace(path=path, sidecar=sidecar), name="mix", version=version)
-    assert (row["architecture"], row["sha256"]) == ("Mixture", sha256(path.read_bytes()).hexdigest())
+    assert (row["architecture"], row["sha256"]) == ("Abacus", sha256(path.read_bytes()).hexdigest())
     assert registry.read("mix")[1] == path
-    with pytest.raises(RegistryError, match="mix@1 is a Mixture, which is not loaded here; known are PowerballNet"):
+    with pytest.raises(RegistryError, match="mix@1 is a Abacus, which is not loaded here; known are PowerballNet"):
         registry.load("mix")
     assert registry.next_file("mix")[0] == 2
 
