@@ -74,6 +74,7 @@ def test_what_a_sweep_finds(reference):
     assert min(first[n] for n in went_on) >= max(first[n] for n in set(first) - went_on)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_and_the_machine_change_nothing_nor_do_killed_workers(reference, tmp_path):
     pytest.importorskip("distributed")
 
@@ -91,6 +92,7 @@ def test_the_number_of_workers_and_the_machine_change_nothing_nor_do_killed_work
         assert workers[0].wait() == -signal.SIGKILL and workers[1].poll() is None
 
 
+@pytest.mark.slow
 def test_a_killed_coordinator_goes_on_to_the_same_end(reference, tmp_path):
     script, chance, kills = tmp_path / "coordinator.py", random.Random(7), 0
     script.write_text(SCRIPT, encoding="utf-8")
@@ -200,6 +202,7 @@ def test_the_winner_is_trained_and_judged_once_and_repeats_its_trial(tmp_path, r
         assert store.get_training_session("first-trial-0000")["status"] in ("completed", "cancelled")
 
 
+@pytest.mark.slow
 def test_sweeps_of_one_name_in_two_storages_both_keep_their_trials(tmp_path):
     plans = {"a": replace(PLAN, n_trials=2), "b": replace(PLAN, n_trials=2, base=replace(TINY, hidden=8))}
     with MemoryStore(tmp_path / "store.db") as store:
@@ -211,6 +214,7 @@ def test_sweeps_of_one_name_in_two_storages_both_keep_their_trials(tmp_path):
                 assert store.get_training_session(f"{job_id}-trial-{number:04}")["config"]["hidden"] == hidden
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_resumed_to_the_same_result(tmp_path, reference):
     with MemoryStore(tmp_path / "store.db") as store:
         jobs = Jobs(store, tmp_path)
@@ -317,13 +321,13 @@ def test_of_many_coordinators_at_once_one_is_at_work(tmp_path, request, kind):
     """Eight read the same note before any of them writes; first no note, then an old one."""
     url = request.getfixturevalue("postgres_url") if kind == "postgresql" else f"sqlite:///{tmp_path}/study.db"
     studies = [Study(url, "one", PLAN, "") for _ in range(8)]
-    for _ in range(2):
+    for turn in range(2):
         old, barrier, took = studies[0]._noted(), threading.Barrier(len(studies)), []
 
-        def swap(number, old=old, barrier=barrier, took=took):
+        def swap(number, old=old, barrier=barrier, took=took, turn=turn):
             barrier.wait()
-            if studies[number]._swap(old, json.dumps({"claim": number})):
-                took.append(number)
+            if studies[number]._swap(old, json.dumps({"claim": [turn, number]})):     # never what stands there already
+                took.append([turn, number])
 
         threads = [threading.Thread(target=swap, args=(number,)) for number in range(len(studies))]
         for thread in threads:
