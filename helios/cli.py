@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 import helios
-from .console import HELP, Commands, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
+from .console import HELP, Commands, LiveBar, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
 from .data_commands import data
 from .ensemble_commands import ensemble
@@ -53,20 +53,11 @@ for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models,
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
-class TrainingBar:
+class TrainingBar(LiveBar):
     "A live bar on a terminal, a line now and then elsewhere; a context manager called with each epoch."
     def __init__(self, console):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        self.console, self.task = console, None
-        self.bar = Progress(TextColumn("Training  "), BarColumn(24), TextColumn("epoch {task.completed}/{task.total}"),
-                            TextColumn("{task.fields[said]}"), TimeRemainingColumn(), TextColumn("left at most"),
-                            console=console, disable=not console.is_terminal, transient=True)
-
-    def __enter__(self) -> "TrainingBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None: self.bar.stop()
+        from rich.progress import TextColumn, TimeRemainingColumn
+        super().__init__(console, "Training", "epoch {task.completed}/{task.total}", TimeRemainingColumn(), TextColumn("left at most"))
 
     def __call__(self, report) -> None:
         if self.task is None: self.task = self.bar.add_task("training", total=report.epochs, said="")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELP', 'fail', 'one_line_errors', 'opened_store', 'require_writable', 'refuse_same_file', 'write_text', 'as_json',
-           'wrapped', 'show', 'data_option', 'json_option', 'Day', 'simulated_notice', 'Commands']
+           'wrapped', 'show', 'LiveBar', 'data_option', 'json_option', 'Day', 'simulated_notice', 'Commands']
 
 # %% ../nbs/55_console.ipynb #da46da3f
 import json
@@ -132,6 +132,31 @@ def show(
     if json_file != "-":
         for line in lines: click.echo(line)
     if json_file: write_text(json_file, as_json(keys))
+
+# %% ../nbs/55_console.ipynb #a7841369
+class LiveBar:
+    "A live bar on a terminal, for subclasses that say how it moves; a context manager. Where room is short, `said` is cut."
+    def __init__(
+        self,
+        console,      # of rich
+        label: str,   # what goes on
+        count: str,   # how far it is, as rich's markup of a task
+        *last,        # further columns of rich
+    ):
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+        from rich.text import Text
+        class Said(TextColumn):
+            def render(self, task) -> Text: return Text(task.fields["said"], no_wrap=True, overflow="ellipsis")
+        self.console, self.task = console, None
+        self.bar = Progress(TextColumn(f"{label:10}"), BarColumn(24), TextColumn(count), Said("", table_column=Column()), *last,
+                            console=console, disable=not console.is_terminal, transient=True)
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None: self.bar.stop()
 
 # %% ../nbs/55_console.ipynb #b02ec54a
 def data_option(command):

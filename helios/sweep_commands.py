@@ -8,7 +8,7 @@ __all__ = ['Setting', 'sweep', 'SweepBar']
 # %% ../nbs/59_sweep_commands.ipynb #406f482a
 import click
 
-from .console import data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show
+from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show
 from .console import simulated_notice, write_text, as_json
 
 # %% ../nbs/59_sweep_commands.ipynb #c1fe9ebe
@@ -85,22 +85,13 @@ def _sweep(data: str | None, space: dict, trials: int, preset: str, epochs: int 
         with SweepBar() as bar: return sweep_here(jobs, draws, plan, on_progress=bar, **params)
 
 # %% ../nbs/59_sweep_commands.ipynb #3968bbe4
-class SweepBar:
+class SweepBar(LiveBar):
     "How far a sweep is, on standard error; a context manager called with the numbers of each look."
     def __init__(self):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        self.console, self.ended = Console(stderr=True, highlight=False), 0
-        self.bar = Progress(TextColumn("Sweep     "), BarColumn(24), TextColumn("{task.completed}/{task.total} trials"),
-                            TextColumn("{task.fields[said]}"), TimeElapsedColumn(), console=self.console,
-                            disable=not self.console.is_terminal, transient=True)
-        self.task = self.bar.add_task("", total=None, said="")
-
-    def __enter__(self) -> "SweepBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None: self.bar.stop()
+        from rich.progress import TimeElapsedColumn
+        super().__init__(Console(stderr=True, highlight=False), "Sweep", "{task.completed}/{task.total} trials", TimeElapsedColumn())
+        self.task, self.ended = self.bar.add_task("", total=None, said=""), 0
 
     def __call__(self, *, trials: int, ended: int, rung: int, pruned: int, best_validation_skill: float | None, **_: object) -> None:
         said = f"at {rung} epochs, {pruned} pruned" + ("" if best_validation_skill is None else f", best {best_validation_skill:+.4f}")

@@ -13,7 +13,7 @@ from dataclasses import fields
 
 import click
 
-from .console import data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
+from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
 
 # %% ../nbs/59_train_commands.ipynb #57d2e43a
 def setting(word: str) -> tuple[str, object]:   # the field's name and its value
@@ -50,30 +50,24 @@ def progress_line(row: dict) -> str:
              f"{row['samples_per_s']:,.0f} windows/s" if row["samples_per_s"] else ""]
     return ", ".join(filter(None, parts))
 
-class FollowBar:
+class FollowBar(LiveBar):
     "A live bar on a terminal, a line now and then elsewhere; a context manager called with each row of progress."
     def __init__(self, console):
-        from rich.progress import BarColumn, Progress, TextColumn
-        self.console, self.task, self.told = console, None, 0
-        self.bar = Progress(TextColumn("Training  "), BarColumn(24), TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-                            TextColumn("{task.fields[said]}"), console=console, disable=not console.is_terminal, transient=True)
-
-    def __enter__(self) -> "FollowBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None: self.bar.stop()
+        from rich.progress import TextColumn
+        super().__init__(console, "Training", "epoch {task.fields[epoch]}/{task.fields[epochs]}", TextColumn("{task.fields[left]}"))
+        self.told = 0
 
     def __call__(self, row: dict) -> None:
         done, total, said = max(row["epoch"] - 1, 0) * row["batches"] + row["batch"], row["epochs"] * row["batches"], progress_line(row)
-        if row["left_s"] is not None: said += f", at most {_span(row['left_s'])} left"
-        shown = {"epoch": row["epoch"], "epochs": row["epochs"], "said": said, "total": total or 1}
+        left = "" if row["left_s"] is None else f"at most {_span(row['left_s'])} left"
+        shown = {"epoch": row["epoch"], "epochs": row["epochs"], "said": said, "left": left, "total": total or 1}
         if self.task is None: self.task = self.bar.add_task("training", **shown)
         self.bar.update(self.task, completed=done, **shown)
         ended = row["epoch"] if row["batch"] == row["batches"] else row["epoch"] - 1
         if not self.console.is_terminal and ended >= self.told + 5:
             self.told = ended
-            self.console.print(f"Training   epoch {ended} of at most {row['epochs']}: {said}", soft_wrap=True, markup=False)
+            self.console.print(f"Training   epoch {ended} of at most {row['epochs']}: {', '.join(filter(None, (said, left)))}",
+                               soft_wrap=True, markup=False)
 
 def _span(seconds: float) -> str:
     "A length of time as people say it."

@@ -94,3 +94,16 @@ def postgres_url(postgres_server):
     yield f"{postgres_server.get_uri()}&options=-csearch_path%3D{name}"
     with psycopg.connect(postgres_server.get_uri(), autocommit=True) as conn:
         conn.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "helios.db"
+
+
+@pytest.fixture(params=["memory", "file", "postgresql"])
+def address(request, path):
+    """Where a store can be: everything that is true of one is true of the others."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return ":memory:" if request.param == "memory" else str(path)

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import click
 import psutil
 import pytest
 from click.testing import CliRunner
+from waiting import WAIT_S, until
 
 from helios.console import HELP, Commands
 from helios.job_commands import event_line, job_lines
@@ -19,7 +19,6 @@ from helios.jobs import Jobs
 from helios.memory_store import MemoryStore
 from helios.places import DATABASE
 
-WAIT_S = 60
 COMMAND = [sys.executable, "-c", "from helios.job_commands import jobs; jobs(prog_name='helios jobs')"]
 
 
@@ -33,14 +32,6 @@ def assert_refused(done, *said, status=2):
     assert done.exit_code == status and done.stdout == ""
     assert done.stderr.startswith("helios: ") and done.stderr.count("\n") == 1
     assert all(part in done.stderr for part in said), done.stderr
-
-
-def until(ready, what="it"):
-    end = time.monotonic() + WAIT_S
-    while not (value := ready()):
-        assert time.monotonic() < end, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import WAIT_S, until
 
 import helios.job_context
 import helios.job_rows
@@ -27,7 +28,6 @@ from helios.processes import host_identity, start_of, tree_memory_mb
 from helios.tables import jobs as table
 from helios.values import StoreError, utc_now, utc_text
 
-WAIT_S = 60   # a hanging test fails; a slow machine does not
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
@@ -68,15 +68,6 @@ def _home_of(process) -> str:
         return process.environ().get("HELIOS_HOME", "")
     except psutil.Error:
         return ""
-
-
-def until(ready, what="it"):
-    """The value of `ready()` once it is true."""
-    end = time.monotonic() + WAIT_S
-    while not (value := ready()):
-        assert time.monotonic() < end, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.01)
-    return value
 
 
 def row_of(jobs, job_id):

@@ -25,19 +25,6 @@ LONG_AGO = utc_text("2020-01-01")
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "helios.db"
-
-
-@pytest.fixture(params=["memory", "file", "postgresql"])
-def address(request, path):
-    """Where a store can be: everything that is true of one is true of the others."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return ":memory:" if request.param == "memory" else str(path)
-
-
-@pytest.fixture
 def memory_store(address):
     with MemoryStore(address) as store:
         yield store

@@ -38,11 +38,6 @@ def n_logs(store):
     return len(store.get_training_logs("job"))
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "helios.db"
-
-
 # Full disks
 
 

@@ -21,18 +21,6 @@ METRICS = {"accuracy": 0.1, "note": "text"}
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "helios.db"
-
-
-@pytest.fixture(params=["memory", "file", "postgresql"])
-def address(request, path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return ":memory:" if request.param == "memory" else str(path)
-
-
-@pytest.fixture
 def store(address):
     with MemoryStore(address) as store:
         store.create_training_session("job", "net", {})

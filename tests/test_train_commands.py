@@ -1,6 +1,7 @@
 """`helios train`: from outside, with real processes, terminals and servers, and what becomes of it when they die."""
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import time
 import psutil
 import pytest
 from test_training_log import kill_server, own_server, start_server  # noqa: F401  a fixture, and two verbs of its own
+from waiting import until
 
 from helios.draws import read_draws, simulate, write_draws
 from helios.fitting import config_from
@@ -59,14 +61,6 @@ def undisturbed(path, home, epochs):
 def the_job(home, url=None):
     with MemoryStore(url or home / DATABASE) as store:
         return Jobs(store, home).list()[0]
-
-
-def until(happened, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while not (value := happened()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-    return value
 
 
 def test_a_training_from_the_command_line(draws, home, tmp_path):
@@ -120,7 +114,7 @@ def test_detached_and_cancelled_and_taken_up(draws, home, tmp_path):
     row = the_job(home)
     assert row["status"] == "cancelled" and (home / "jobs" / job_id / "state.safetensors").exists()
     assert helios("jobs", "resume", job_id).returncode == 0
-    row = until(lambda: (row := the_job(home))["status"] != "running" and row["status"] != "queued" and row, 120)
+    row = until(lambda: (row := the_job(home))["status"] != "running" and row["status"] != "queued" and row, timeout_s=120)
     assert row["status"] == "completed" and row["token"] == 2, row["error_message"]
     assert row["result"]["model"]["sha256"] == undisturbed(draws, tmp_path / "other", 60)
     with MemoryStore(home / DATABASE) as store:
@@ -208,10 +202,10 @@ def a_life(draws, home, epochs, deaths, url=None, server=None):
         kill_everything(row)
         if server:
             start_server(*server)
-        until(lambda: the_job(home, url)["status"] == "interrupted", 10)
+        until(lambda: the_job(home, url)["status"] == "interrupted", timeout_s=10)
         resumed = helios("jobs", "resume", row["job_id"])
         assert resumed.returncode == 0, resumed.stderr
-    row = until(lambda: (row := the_job(home, url))["status"] in ("completed", "failed", "interrupted") and row, 300)
+    row = until(lambda: (row := the_job(home, url))["status"] in ("completed", "failed", "interrupted") and row, timeout_s=300)
     assert (row["status"], row["token"]) == ("completed", deaths + 1), row["error_message"]
     with MemoryStore(url or home / DATABASE) as store:
         assert [log["epoch"] for log in store.get_training_logs(row["job_id"])] == list(range(1, epochs + 1))
@@ -249,8 +243,26 @@ def test_the_database_server_dies_and_the_job_lives(draws, home, tmp_path, own_s
     spool = home / "spool" / f"{job_id}.jsonl"
     until(lambda: spool.exists() and spool.read_bytes().count(b"\n") > 5)
     start_server(*own_server)
-    row = until(lambda: (row := the_job(home, url))["status"] not in ("running", "queued") and row, 180)
+    row = until(lambda: (row := the_job(home, url))["status"] not in ("running", "queued") and row, timeout_s=180)
     assert (row["status"], row["token"]) == ("completed", 1), row["error_message"]
     with MemoryStore(url) as store:
         assert [log["epoch"] for log in sorted(store.get_training_logs(job_id), key=lambda log: log["id"])] == list(range(1, 201))
     assert not spool.exists() and row["result"]["model"]["sha256"] == undisturbed(draws, tmp_path / "other", 200)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_bars_say_how_far_it_is_on_a_terminal_of_usual_width(width):
+    """Once all columns were cut alike, and in 80 columns no epoch could be read."""
+    from rich.console import Console
+
+    from helios.cli import TrainingBar
+    from helios.fitting import EpochReport
+    from helios.train_commands import FollowBar
+    followed, trained = io.StringIO(), io.StringIO()
+    with FollowBar(Console(file=followed, width=width, force_terminal=True)) as bar:
+        bar({"epoch": 123, "epochs": 400, "batch": 7, "batches": 25, "loss": 19.4331, "validation_skill": 0.0822, "best_epoch": 106,
+             "samples_per_s": 2731.4, "left_s": 35.2})
+    assert "epoch 123/400" in followed.getvalue() and "at most 35 s left" in followed.getvalue() and "loss 19.433" in followed.getvalue()
+    with TrainingBar(Console(file=trained, width=width, force_terminal=True)) as bar:
+        bar(EpochReport(123, 400, 19.4331, {}, 0.0822, 106, 80.0))
+    assert "epoch 123/400" in trained.getvalue() and "left at most" in trained.getvalue()
