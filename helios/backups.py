@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .places import BACKUPS, DATABASE, helios_home
+from .places import BACKUPS, DATABASE, flush_folder, helios_home
 from .values import StoreError
 
 # %% ../nbs/17_backups.ipynb #dd4d2c9b
@@ -173,7 +173,7 @@ def new_file(target: Path, # where a database file shall stand
         if found: raise StoreError(f"{target}: the copy is damaged ({found}) and was thrown away; is the disk in order?")
         _flush(beside)
         os.replace(beside, target)
-        _flush(target.parent)
+        flush_folder(target.parent)
     except (OSError, sqlite3.Error) as e:
         raise StoreError(f"{target}: cannot be written ({' '.join(str(e).split())}); make room or name another place") from e
     finally:
@@ -181,8 +181,7 @@ def new_file(target: Path, # where a database file shall stand
             with suppress(OSError): os.unlink(f"{beside}{end}")
 
 def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt": return   # a folder can't be opened there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDWR)
     try: os.fsync(handle)
     finally: os.close(handle)
 
@@ -268,7 +267,7 @@ def restore_file(path: Path, # where the database shall stand
         copy_file(backup, fresh := path.with_name(f".{path.name}.restored-{os.getpid()}"))
         try: aside = _change_places(fresh, path)
         finally: fresh.unlink(missing_ok=True)
-        _flush(path.parent)
+        flush_folder(path.parent)
     return {"restored": str(path), "backup": str(backup), "revision": revision, "moved_aside": aside}
 
 # %% ../nbs/17_backups.ipynb #ad38e103
@@ -282,7 +281,7 @@ def _change_places(fresh: Path, path: Path) -> list[str]:
         for end in filter(None, there):
             shutil.copyfile(f"{path}{end}", f"{aside}{end}")
             _flush(Path(f"{aside}{end}"))
-        _flush(path.parent)
+        flush_folder(path.parent)
         if "" in there: os.rename(path, aside)
         for end in filter(None, there): os.replace(f"{path}{end}", f"{aside}{end}")
         with suppress(FileNotFoundError): os.unlink(f"{path}-shm")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'PROVENANCE', 'LOCK', 'RECORD', 'DATABASE', 'MODELS', 'CHECKPOINTS', 'JOBS', 'SPOOL', 'BACKUPS',
-           'helios_home', 'is_kept', 'write_atomic']
+           'helios_home', 'is_kept', 'write_atomic', 'flush_folder']
 
 # %% ../nbs/00_places.ipynb #1804c443
 import os
@@ -50,13 +50,13 @@ def write_atomic(
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     finally:
         with suppress(OSError): beside.unlink()   # gone already when all went well
     return path
 
-def _flush_folder(folder: Path) -> None:
-    "Put the names in a folder on the disk, where the system lets folders be opened."
+def flush_folder(folder: Path) -> None:
+    "Put the names in a folder on the disk, where the system lets folders be opened; `OSError` where that fails."
     with suppress(PermissionError):          # Windows does not, and flushes a rename by itself
         opened = os.open(folder, os.O_RDONLY)
         try:

@@ -82,7 +82,7 @@ def _why_run(path: Path, refs: References, age_days: float, ended_days: float) -
     return f"no job {run} is known" if age_days > ended_days else None
 
 def _why_spool(path: Path, refs: References, age_days: float, ended_days: float) -> str | None:
-    if not path.is_file() or path.suffix not in (".jsonl", ".orphan") or path.stem in refs.runs: return None
+    if not path.is_file() or path.suffix != ".jsonl" or path.stem in refs.runs: return None
     if path.stat().st_size == 0: return "it is empty"
     return f"no run {path.stem} is known" if path.stem not in refs.known_runs and age_days > ended_days else None
 
