@@ -38,6 +38,7 @@ def _local(name: bytes, data: bytes | memoryview) -> bytes:
     "The header before a member."
     return struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, crc32(data), len(data), len(data), len(name), 0) + name
 
+# %% ../nbs/22_archive.ipynb #6cf15280
 def _directory(members: list[tuple[bytes, bytes | memoryview]]) -> bytes:
     "What stands after the members: the list of them, and the end."
     entries, at = [], 0
@@ -83,6 +84,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
     if len(found := dict(pairs)) < len(pairs): raise ValueError("a key stands twice")
     return found
 
+# %% ../nbs/22_archive.ipynb #68494100
 def strict_json(
     data: bytes | memoryview,
     what: str,                  # for the message
@@ -137,11 +139,12 @@ def _check_net(about: dict, weights: memoryview | None) -> None:
 
 CHECKS = {"PowerballNet": _check_net}   # architecture -> function of sidecar and weights, raises ArchiveError
 
-# %% ../nbs/22_archive.ipynb #1e998a42
+# %% ../nbs/22_archive.ipynb #450318c5
 _FACTS = ("architecture", "config", "data", "code_version", "parent", "metrics", "evaluation", "notes", "job_id", "created_at")
 
 def _as_bytes(value: dict) -> bytes: return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
+# %% ../nbs/22_archive.ipynb #f057e25e
 @patch
 def export(
     self: Registry,
@@ -165,21 +168,7 @@ def export(
     except OSError as e: raise ArchiveError(f"{path}: cannot be written ({e.strerror}); choose a place of yours") from e
     return {"ref": row["ref"], "file": str(path), "bytes": len(data), "sha256": sha256(data).hexdigest()}
 
-# %% ../nbs/22_archive.ipynb #c145fbe2
-def read_archive(
-    path: str | os.PathLike,
-) -> tuple[dict, dict, memoryview | None]:   # manifest, sidecar, weights
-    "What an exported file holds; `ArchiveError` unless all of it is a model."
-    try:
-        if not Path(path).is_file(): raise ArchiveError(f"there is no file {path}; name one that helios models export wrote")
-        with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            if size > MAX_BYTES: raise ArchiveError(f"{path} is larger than {MAX_BYTES:,} bytes, which no export is")
-            data = f.read(size + 1)   # no more, should it grow meanwhile
-    except OSError as e: raise ArchiveError(f"{path}: cannot be read ({e.strerror}); name another file") from e
-    try: return _checked(unpack(data))
-    except (ArchiveError, RegistryError, StoreError) as e: raise ArchiveError(f"{path}: refused; {e}") from e
-
+# %% ../nbs/22_archive.ipynb #bc9785fb
 def _checked(members: dict[str, memoryview]) -> tuple[dict, dict, memoryview | None]:
     "The three parts, each proved to belong to the others."
     manifest, about = strict_json(members[MANIFEST], MANIFEST), strict_json(members[SIDECAR], SIDECAR)
@@ -201,7 +190,60 @@ def _checked(members: dict[str, memoryview]) -> tuple[dict, dict, memoryview | N
     CHECKS[manifest["architecture"]](about, weights)
     return manifest, about, weights
 
-# %% ../nbs/22_archive.ipynb #f057e25e
+# %% ../nbs/22_archive.ipynb #5d741a91
+def read_archive(
+    path: str | os.PathLike,
+) -> tuple[dict, dict, memoryview | None]:   # manifest, sidecar, weights
+    "What an exported file holds; `ArchiveError` unless all of it is a model."
+    try:
+        if not Path(path).is_file(): raise ArchiveError(f"there is no file {path}; name one that helios models export wrote")
+        with open(path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            if size > MAX_BYTES: raise ArchiveError(f"{path} is larger than {MAX_BYTES:,} bytes, which no export is")
+            data = f.read(size + 1)   # no more, should it grow meanwhile
+    except OSError as e: raise ArchiveError(f"{path}: cannot be read ({e.strerror}); name another file") from e
+    try: return _checked(unpack(data))
+    except (ArchiveError, RegistryError, StoreError) as e: raise ArchiveError(f"{path}: refused; {e}") from e
+
+# %% ../nbs/22_archive.ipynb #aa46f0f7
+def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict) -> int | None:
+    "The version that this archive made, or was made from, its files being there; None if there is none."
+    row = model_versions.c
+    query = sa.select(row.version, row.file_path, row.about).where(row.model_name == name, row.purged_at.is_(None), row.file_path.is_not(None))
+    for version, said, found in conn.execute(query.order_by(row.version)):
+        if not all(part.is_file() for part in (home / said, (home / said).with_suffix(".json"))): continue
+        if found == about or ((found or {}).get("imported_from") or {}).get("sidecar") == origin["sidecar"]: return version
+    return None
+
+# %% ../nbs/22_archive.ipynb #be05904f
+@patch
+def _bring_in(self: Registry, place: Path, manifest: dict, about: dict, weights: memoryview | None, twin: tuple | None) -> int:
+    "Files, then the row; the version's number, which is another's if that came first."
+    from helios.weights import ModelFile
+    name = about["name"]
+    try:
+        if weights is not None: write_atomic(place, weights)
+        write_atomic(place.with_suffix(".json"), _as_bytes(about))
+    except OSError as e: raise StoreError(f"{place}: cannot be written ({e.strerror}); make room or set HELIOS_HOME elsewhere") from e
+    values = self._entry(ModelFile(place, about), name, about["version"]) | {key: manifest[key] for key in ("config", "data", "notes", "code_version")}
+    values |= {key: manifest[key] and {"imported": manifest[key]} for key in ("metrics", "evaluation")}
+    with self._writing(name) as conn:
+        if twin and (version := _twin(conn, self.home, name, *twin)): return version
+        version = self._enter(conn, values, "the first version of its name, imported")
+        for tag in manifest["tags"]: put_tag(conn, name, version, tag)
+        self._follow_newest(conn, name)
+    return version
+
+# %% ../nbs/22_archive.ipynb #6f81ef1f
+@patch
+def _take_back(self: Registry, name: str, version: int, place: Path) -> None:
+    "Remove the files of a number that has no row; `StoreError` where the store cannot say, and then they stay."
+    row = model_versions.c
+    with self._writing(name) as conn:
+        if conn.scalar(sa.select(row.id).where(row.model_name == name, row.version == version)) is not None: return
+        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
+
+# %% ../nbs/22_archive.ipynb #bda4f77c
 @patch
 def import_file(
     self: Registry,
@@ -226,38 +268,3 @@ def import_file(
     if version != claimed:
         for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
     return self.get(f"{name}@{version}") | {"imported": version == claimed}
-
-@patch
-def _take_back(self: Registry, name: str, version: int, place: Path) -> None:
-    "Remove the files of a number that has no row; `StoreError` where the store cannot say, and then they stay."
-    row = model_versions.c
-    with self._writing(name) as conn:
-        if conn.scalar(sa.select(row.id).where(row.model_name == name, row.version == version)) is not None: return
-        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
-
-def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict) -> int | None:
-    "The version that this archive made, or was made from, its files being there; None if there is none."
-    row = model_versions.c
-    query = sa.select(row.version, row.file_path, row.about).where(row.model_name == name, row.purged_at.is_(None), row.file_path.is_not(None))
-    for version, said, found in conn.execute(query.order_by(row.version)):
-        if not all(part.is_file() for part in (home / said, (home / said).with_suffix(".json"))): continue
-        if found == about or ((found or {}).get("imported_from") or {}).get("sidecar") == origin["sidecar"]: return version
-    return None
-
-@patch
-def _bring_in(self: Registry, place: Path, manifest: dict, about: dict, weights: memoryview | None, twin: tuple | None) -> int:
-    "Files, then the row; the version's number, which is another's if that came first."
-    from helios.weights import ModelFile
-    name = about["name"]
-    try:
-        if weights is not None: write_atomic(place, weights)
-        write_atomic(place.with_suffix(".json"), _as_bytes(about))
-    except OSError as e: raise StoreError(f"{place}: cannot be written ({e.strerror}); make room or set HELIOS_HOME elsewhere") from e
-    values = self._entry(ModelFile(place, about), name, about["version"]) | {key: manifest[key] for key in ("config", "data", "notes", "code_version")}
-    values |= {key: manifest[key] and {"imported": manifest[key]} for key in ("metrics", "evaluation")}
-    with self._writing(name) as conn:
-        if twin and (version := _twin(conn, self.home, name, *twin)): return version
-        version = self._enter(conn, values, "the first version of its name, imported")
-        for tag in manifest["tags"]: put_tag(conn, name, version, tag)
-        self._follow_newest(conn, name)
-    return version

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD_S', 'PAUSE_S', 'LEAST_ROWS', 'MOST_ROWS', 'Transaction', 'QUANTILES', 'RESUMABLE_FOR', 'Slices',
-           'note_operation', 'summarize', 'log_summary', 'compact', 'outlook', 'give_back']
+           'note_operation', 'summarize', 'log_summary', 'give_back', 'outlook', 'compact']
 
 # %% ../nbs/19_compaction.ipynb #4f100bd8
 import time
@@ -59,6 +59,7 @@ def summarize(values: list[float], # in order of the epochs, at least one
     return {"n": len(values), "first": values[0], "last": values[-1], "min": ordered[0], "max": ordered[-1],
             "quantiles": {str(q): ordered[round(q * (len(values) - 1))] for q in QUANTILES}}
 
+# %% ../nbs/19_compaction.ipynb #c3a0484b
 def log_summary(rows: Any, # of training_logs, by epoch
 ) -> str: # JSON
     "The series of a session's logs, each by its name, summed up; text and flags are no numbers."
@@ -68,7 +69,7 @@ def log_summary(rows: Any, # of training_logs, by epoch
             if type(value) in (int, float): series.setdefault(name, []).append(value)
     return to_json("log_summary", {name: summarize(values) for name, values in series.items()})
 
-# %% ../nbs/19_compaction.ipynb #c3a0484b
+# %% ../nbs/19_compaction.ipynb #f90a75e1
 def _old_sessions(conn: sa.Connection, ended: Any, after: int, limit: int) -> list[tuple]:
     "(id, job_id, greatest id of its logs, their number) of sessions to fold."
     session, log = training_sessions.c, training_logs.c
@@ -81,6 +82,7 @@ def _summary_of(conn: sa.Connection, job_id: str, upto: int) -> str:
     log = training_logs.c
     return log_summary(conn.execute(sa.select(log.loss, log.metrics).where(log.job_id == job_id, log.id <= upto).order_by(log.epoch, log.id)))
 
+# %% ../nbs/19_compaction.ipynb #3c90d163
 def _fold(conn: sa.Connection, ended: Any, job_id: str, summary: str) -> bool:
     "Whether the session was still there to be folded, and now is."
     mine = (training_sessions.c.job_id == job_id) & ended
@@ -91,7 +93,49 @@ def _delete_logs(conn: sa.Connection, job_id: str, upto: int, limit: int | None)
     some = sa.select(log.id).where(log.job_id == job_id, log.id <= upto).order_by(log.id).limit(limit)
     return conn.execute(training_logs.delete().where(log.id.in_(some.scalar_subquery()))).rowcount
 
-# %% ../nbs/19_compaction.ipynb #2fa57f12
+# %% ../nbs/19_compaction.ipynb #c9fc6884
+def _fold_short(slices: Slices, ended: Any, batch: list[tuple], counts: dict) -> None:
+    folded = deleted = 0
+    with slices.slice() as conn:
+        for job_id, upto, summary in batch:
+            if _fold(conn, ended, job_id, summary):
+                deleted += _delete_logs(conn, job_id, upto, None)
+                folded += 1
+    counts["folded_sessions"] += folded
+    counts["folded_training_logs"] += deleted
+
+# %% ../nbs/19_compaction.ipynb #948fbb49
+def _finish(slices: Slices, note: int, job_id: str, upto: int, counts: dict) -> None:
+    "Delete what a note says is left of a folded session, and strike the note off."
+    done = False
+    while not done:
+        with slices.slice() as conn:
+            deleted = _delete_logs(conn, job_id, upto, slices.rows)
+            if done := deleted == 0:
+                details = to_json("details", {"job_id": job_id, "upto": upto, "done": True})
+                conn.execute(memory_operations.update().where(memory_operations.c.id == note).values(details=details))
+        counts["folded_training_logs"] += deleted
+
+# %% ../nbs/19_compaction.ipynb #60cc2038
+def _fold_long(slices: Slices, ended: Any, job_id: str, upto: int, summary: str, n_rows: int, counts: dict) -> None:
+    note = None
+    with slices.slice() as conn:
+        if _fold(conn, ended, job_id, summary):
+            note = note_operation(conn, "fold", n_rows, {"job_id": job_id, "upto": upto, "done": False})
+    if note is None: return
+    counts["folded_sessions"] += 1
+    _finish(slices, note, job_id, upto, counts)
+
+# %% ../nbs/19_compaction.ipynb #55271a5f
+def _finish_interrupted(slices: Slices, transaction: Transaction, counts: dict) -> None:
+    "Go on where a compaction that was killed left off."
+    row = memory_operations.c
+    with transaction("read") as conn:
+        notes = conn.execute(sa.select(row.id, row.details).where(row.operation == "fold")).all()
+    for note, details in notes:
+        if not details["done"]: _finish(slices, note, details["job_id"], details["upto"], counts)
+
+# %% ../nbs/19_compaction.ipynb #4a8e5b05
 def _fold_sessions(slices: Slices, transaction: Transaction, ended: Any, counts: dict) -> None:
     "Fold all sessions that ended before, several short ones in a slice, a long one in several."
     after = 0
@@ -108,45 +152,6 @@ def _fold_sessions(slices: Slices, transaction: Transaction, ended: Any, counts:
             if n_rows > slices.rows: _fold_long(slices, ended, *batch[0], n_rows, counts)
             else: _fold_short(slices, ended, batch, counts)
 
-def _fold_short(slices: Slices, ended: Any, batch: list[tuple], counts: dict) -> None:
-    folded = deleted = 0
-    with slices.slice() as conn:
-        for job_id, upto, summary in batch:
-            if _fold(conn, ended, job_id, summary):
-                deleted += _delete_logs(conn, job_id, upto, None)
-                folded += 1
-    counts["folded_sessions"] += folded
-    counts["folded_training_logs"] += deleted
-
-def _fold_long(slices: Slices, ended: Any, job_id: str, upto: int, summary: str, n_rows: int, counts: dict) -> None:
-    note = None
-    with slices.slice() as conn:
-        if _fold(conn, ended, job_id, summary):
-            note = note_operation(conn, "fold", n_rows, {"job_id": job_id, "upto": upto, "done": False})
-    if note is None: return
-    counts["folded_sessions"] += 1
-    _finish(slices, note, job_id, upto, counts)
-
-# %% ../nbs/19_compaction.ipynb #5be3c258
-def _finish(slices: Slices, note: int, job_id: str, upto: int, counts: dict) -> None:
-    "Delete what a note says is left of a folded session, and strike the note off."
-    done = False
-    while not done:
-        with slices.slice() as conn:
-            deleted = _delete_logs(conn, job_id, upto, slices.rows)
-            if done := deleted == 0:
-                details = to_json("details", {"job_id": job_id, "upto": upto, "done": True})
-                conn.execute(memory_operations.update().where(memory_operations.c.id == note).values(details=details))
-        counts["folded_training_logs"] += deleted
-
-def _finish_interrupted(slices: Slices, transaction: Transaction, counts: dict) -> None:
-    "Go on where a compaction that was killed left off."
-    row = memory_operations.c
-    with transaction("read") as conn:
-        notes = conn.execute(sa.select(row.id, row.details).where(row.operation == "fold")).all()
-    for note, details in notes:
-        if not details["done"]: _finish(slices, note, details["job_id"], details["upto"], counts)
-
 # %% ../nbs/19_compaction.ipynb #75072636
 def _by_slices(slices: Slices, transaction: Transaction, table: sa.Table, where: Any, change: Any) -> int:
     "Apply a statement to the rows of a condition, slice by slice; their number."
@@ -159,61 +164,10 @@ def _by_slices(slices: Slices, transaction: Transaction, table: sa.Table, where:
         with slices.slice() as conn: n = conn.execute(change.where(id.in_(ids), where)).rowcount
         changed += n
 
-# %% ../nbs/19_compaction.ipynb #67695a75
-RESUMABLE_FOR = 10   # times the age at which the logs of completed sessions are folded
-
-def _conditions(archive_days: float, relevance_threshold: float) -> tuple:
-    "Which journal entries, fragments, sessions and progress rows are old."
-    before = utc_hours_ago(24 * check_number("archive_days", archive_days, 0, 36_500))
-    threshold = check_number("relevance_threshold", relevance_threshold, 0, 1)
-    journal, fragment, session, event = enhanced_journal.c, knowledge_fragments.c, training_sessions.c, job_events.c
-    over = sa.select(jobs.c.job_id).where(jobs.c.ended_at <= before)
-    long_before = utc_hours_ago(min(24 * archive_days * RESUMABLE_FOR, 876_000))
-    may_go_on = session.job_id.in_(sa.select(jobs.c.job_id)) & (session.status != "completed") & (session.end_time > long_before)
-    return (journal.archived.is_(False) & (journal.timestamp <= before),
-            (fragment.relevance_score < threshold) & (fragment.usage_count == 0) & (fragment.created_at <= before),
-            session.log_summary.is_(None) & (session.end_time <= before) & ~may_go_on,
-            (event.kind == "progress") & (event.timestamp <= before) & event.job_id.in_(over))
-
-# %% ../nbs/19_compaction.ipynb #2ada5382
-def compact(transaction: Transaction, # of a store
-    archive_days: float = 30,         # younger than this stays as it is, 0 to 36,500
-    relevance_threshold: float = 0.1, # old unused fragments below it are dropped, 0..1
-) -> dict: # archived_journal_entries, deleted_knowledge_fragments, deleted_job_events, folded_sessions, folded_training_logs
-    "Archive, drop and fold what is old, give the room back, count it and note it; StoreError for a bad bound."
-    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
-    slices = Slices(transaction)
-    counts = dict.fromkeys(("archived_journal_entries", "deleted_knowledge_fragments", "deleted_job_events", "folded_sessions",
-                            "folded_training_logs"), 0)
-    given_back = 0
-    try:
-        _finish_interrupted(slices, transaction, counts)
-        counts["archived_journal_entries"] = _by_slices(slices, transaction, enhanced_journal, old, enhanced_journal.update().values(archived=True))
-        counts["deleted_knowledge_fragments"] = _by_slices(slices, transaction, knowledge_fragments, useless, knowledge_fragments.delete())
-        counts["deleted_job_events"] = _by_slices(slices, transaction, job_events, told, job_events.delete())
-        _fold_sessions(slices, transaction, ended, counts)
-        if sum(counts.values()): given_back = give_back(transaction)
-    finally:
-        with transaction("write") as conn: note_operation(conn, "compaction", sum(counts.values()), counts | {"bytes_given_back": given_back})
-    return counts
-
-# %% ../nbs/19_compaction.ipynb #bc4f8899
-def outlook(transaction: Transaction, # of a store
-    archive_days: float = 30,         # as for `compact`
-    relevance_threshold: float = 0.1,
-) -> dict: # the same counts
-    "Count what `compact` would do now; StoreError for a bad bound."
-    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
-    log = training_logs.c
-    folding = log.job_id.in_(sa.select(training_sessions.c.job_id).where(ended))
-    counted = {"archived_journal_entries": (enhanced_journal.c.id, old), "deleted_knowledge_fragments": (knowledge_fragments.c.id, useless),
-               "deleted_job_events": (job_events.c.id, told),
-               "folded_sessions": (log.job_id.distinct(), folding), "folded_training_logs": (log.id, folding)}
-    with transaction("read") as conn:
-        return {name: conn.scalar(sa.select(sa.func.count(column)).where(where)) for name, (column, where) in counted.items()}
-
-# %% ../nbs/19_compaction.ipynb #d1764d85
+# %% ../nbs/19_compaction.ipynb #57a90cd1
 _TABLES = (training_logs, training_sessions, enhanced_journal, knowledge_fragments, job_events)
+
+def _pragma(conn: sa.Connection, name: str) -> int: return conn.exec_driver_sql(f"PRAGMA {name}").scalar_one()
 
 def give_back(transaction: Transaction, # of a store
 ) -> int: # bytes
@@ -237,4 +191,55 @@ def give_back(transaction: Transaction, # of a store
     with transaction("alone") as conn: conn.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")   # only now does the file shrink
     return max(before - now, 0) * page
 
-def _pragma(conn: sa.Connection, name: str) -> int: return conn.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+# %% ../nbs/19_compaction.ipynb #67695a75
+RESUMABLE_FOR = 10   # times the age at which the logs of completed sessions are folded
+
+def _conditions(archive_days: float, relevance_threshold: float) -> tuple:
+    "Which journal entries, fragments, sessions and progress rows are old."
+    before = utc_hours_ago(24 * check_number("archive_days", archive_days, 0, 36_500))
+    threshold = check_number("relevance_threshold", relevance_threshold, 0, 1)
+    journal, fragment, session, event = enhanced_journal.c, knowledge_fragments.c, training_sessions.c, job_events.c
+    over = sa.select(jobs.c.job_id).where(jobs.c.ended_at <= before)
+    long_before = utc_hours_ago(min(24 * archive_days * RESUMABLE_FOR, 876_000))
+    may_go_on = session.job_id.in_(sa.select(jobs.c.job_id)) & (session.status != "completed") & (session.end_time > long_before)
+    return (journal.archived.is_(False) & (journal.timestamp <= before),
+            (fragment.relevance_score < threshold) & (fragment.usage_count == 0) & (fragment.created_at <= before),
+            session.log_summary.is_(None) & (session.end_time <= before) & ~may_go_on,
+            (event.kind == "progress") & (event.timestamp <= before) & event.job_id.in_(over))
+
+# %% ../nbs/19_compaction.ipynb #73e9bdc5
+def outlook(transaction: Transaction, # of a store
+    archive_days: float = 30,         # as for `compact`
+    relevance_threshold: float = 0.1,
+) -> dict: # the same counts
+    "Count what `compact` would do now; StoreError for a bad bound."
+    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
+    log = training_logs.c
+    folding = log.job_id.in_(sa.select(training_sessions.c.job_id).where(ended))
+    counted = {"archived_journal_entries": (enhanced_journal.c.id, old), "deleted_knowledge_fragments": (knowledge_fragments.c.id, useless),
+               "deleted_job_events": (job_events.c.id, told),
+               "folded_sessions": (log.job_id.distinct(), folding), "folded_training_logs": (log.id, folding)}
+    with transaction("read") as conn:
+        return {name: conn.scalar(sa.select(sa.func.count(column)).where(where)) for name, (column, where) in counted.items()}
+
+# %% ../nbs/19_compaction.ipynb #2ada5382
+def compact(transaction: Transaction, # of a store
+    archive_days: float = 30,         # younger than this stays as it is, 0 to 36,500
+    relevance_threshold: float = 0.1, # old unused fragments below it are dropped, 0..1
+) -> dict: # archived_journal_entries, deleted_knowledge_fragments, deleted_job_events, folded_sessions, folded_training_logs
+    "Archive, drop and fold what is old, give the room back, count it and note it; StoreError for a bad bound."
+    old, useless, ended, told = _conditions(archive_days, relevance_threshold)
+    slices = Slices(transaction)
+    counts = dict.fromkeys(("archived_journal_entries", "deleted_knowledge_fragments", "deleted_job_events", "folded_sessions",
+                            "folded_training_logs"), 0)
+    given_back = 0
+    try:
+        _finish_interrupted(slices, transaction, counts)
+        counts["archived_journal_entries"] = _by_slices(slices, transaction, enhanced_journal, old, enhanced_journal.update().values(archived=True))
+        counts["deleted_knowledge_fragments"] = _by_slices(slices, transaction, knowledge_fragments, useless, knowledge_fragments.delete())
+        counts["deleted_job_events"] = _by_slices(slices, transaction, job_events, told, job_events.delete())
+        _fold_sessions(slices, transaction, ended, counts)
+        if sum(counts.values()): given_back = give_back(transaction)
+    finally:
+        with transaction("write") as conn: note_operation(conn, "compaction", sum(counts.values()), counts | {"bytes_given_back": given_back})
+    return counts

@@ -75,6 +75,7 @@ _TURNS: Any = weakref.WeakValueDictionary() # by real path
 _DATABASES: Any = weakref.WeakSet()
 _SPOILT: set[str] = set() # files that this process can't use since it was forked
 
+# %% ../nbs/19_database.ipynb #7b46ffc4
 class Database:
     "One database for any number of threads; whatever fails is a StoreError."
     def __init__(self, url: sa.URL, # as `database_url` gave it
@@ -100,11 +101,20 @@ class Database:
 
     def __repr__(self) -> str: return f"Database({self.place!r})"
 
-# %% ../nbs/19_database.ipynb #7b46ffc4
+# %% ../nbs/19_database.ipynb #5278850a
+@patch
+@contextmanager
+def _explained(self: Database, conflict: str | None = None) -> Iterator[None]:
+    try: yield
+    except (sa.exc.IntegrityError, sqlite3.IntegrityError) as e: raise StoreError(conflict or explain(self.place, e)) from e
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeEncodeError) as e: raise StoreError(explain(self.place, e)) from e
+
+# %% ../nbs/19_database.ipynb #b5bd9315
 def _file_engine(self: Database) -> sa.Engine:
     place = self.path, self.wait_s, False, self.read_only # not `self`: the engine must not keep its database alive
     return sa.create_engine("sqlite://", creator=lambda: connect(*place), poolclass=sa.NullPool if self.path else sa.StaticPool)
 
+# %% ../nbs/19_database.ipynb #2b876260
 def _server_engine(url: sa.URL, wait_s: float, read_only: bool) -> sa.Engine:
     given = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
     args = {name: value for name, value in given.items() if name not in url.query}
@@ -117,6 +127,14 @@ def _server_engine(url: sa.URL, wait_s: float, read_only: bool) -> sa.Engine:
         connection.execute(f"SET lock_timeout = {int(1000 * wait_s)}")
         connection.commit()
     return engine
+
+# %% ../nbs/19_database.ipynb #2afe377f
+@patch
+def _check_open(self: Database, mode: str) -> None:
+    if self.closed: raise StoreError(f"the store at {self.place} is closed; open a new MemoryStore")
+    if self.read_only and mode == "write": raise StoreError(self.notice)
+    if self._pid != os.getpid():
+        raise StoreError(f"{self.place} was opened by process {self._pid}; open it again in this one, or start this one with spawn")
 
 # %% ../nbs/19_database.ipynb #9545edb2
 @patch
@@ -137,6 +155,7 @@ def _sit(self: Database, mode: str) -> Seat:
     else: self._keep = guard
     return seat
 
+# %% ../nbs/19_database.ipynb #b75dd6c9
 @patch
 @contextmanager
 def _seated(self: Database, mode: str) -> Iterator[Seat]:
@@ -176,32 +195,7 @@ def _use(self: Database, mode: str, durable: bool) -> Iterator[Seat]:
     finally:
         if queued: self._turns.release()
 
-# %% ../nbs/19_database.ipynb #25bbd098
-@patch
-@contextmanager
-def transaction(self: Database, mode: str = "read", # "read", "write", or "alone": begins none
-    durable: bool = True, # whether a write is on the disk when this ends, or only safe from the death of the process
-    conflict: str | None = None, # what to say when a uniqueness rule or a foreign key objects
-) -> Iterator[sa.Connection]:
-    "A transaction for the length of a `with`; StoreError when it can't begin or end, or a statement fails."
-    self._check_open(mode)
-    outer = self._here.open
-    with self._explained(conflict):
-        if outer and (outer[0] != "alone" or self.dialect == "sqlite" and outer[1].connection.driver_connection.in_transaction):
-            with self._within(*outer, mode) as conn: yield conn
-            return
-        with self._begun(mode, durable) as conn:
-            self._here.open = mode, conn
-            try: yield conn
-            finally: self._here.open = outer
-
-@patch
-def _check_open(self: Database, mode: str) -> None:
-    if self.closed: raise StoreError(f"the store at {self.place} is closed; open a new MemoryStore")
-    if self.read_only and mode == "write": raise StoreError(self.notice)
-    if self._pid != os.getpid():
-        raise StoreError(f"{self.place} was opened by process {self._pid}; open it again in this one, or start this one with spawn")
-
+# %% ../nbs/19_database.ipynb #af05ca29
 @patch
 @contextmanager
 def _begun(self: Database, mode: str, durable: bool) -> Iterator[sa.Connection]:
@@ -219,6 +213,7 @@ def _begun(self: Database, mode: str, durable: bool) -> Iterator[sa.Connection]:
     else:
         with self.engine.begin() as conn: yield conn
 
+# %% ../nbs/19_database.ipynb #efc93ac5
 @patch
 def _within(self: Database, outer: str, conn: sa.Connection, mode: str) -> Any:
     if mode != "read" and outer == "read": raise StoreError("a write within a read of the same thread; end the read first")
@@ -229,12 +224,24 @@ def _within(self: Database, outer: str, conn: sa.Connection, mode: str) -> Any:
 def _saved(conn: sa.Connection) -> Iterator[sa.Connection]:
     with conn.begin_nested(): yield conn
 
+# %% ../nbs/19_database.ipynb #a7f7e453
 @patch
 @contextmanager
-def _explained(self: Database, conflict: str | None = None) -> Iterator[None]:
-    try: yield
-    except (sa.exc.IntegrityError, sqlite3.IntegrityError) as e: raise StoreError(conflict or explain(self.place, e)) from e
-    except (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeEncodeError) as e: raise StoreError(explain(self.place, e)) from e
+def transaction(self: Database, mode: str = "read", # "read", "write", or "alone": begins none
+    durable: bool = True, # whether a write is on the disk when this ends, or only safe from the death of the process
+    conflict: str | None = None, # what to say when a uniqueness rule or a foreign key objects
+) -> Iterator[sa.Connection]:
+    "A transaction for the length of a `with`; StoreError when it can't begin or end, or a statement fails."
+    self._check_open(mode)
+    outer = self._here.open
+    with self._explained(conflict):
+        if outer and (outer[0] != "alone" or self.dialect == "sqlite" and outer[1].connection.driver_connection.in_transaction):
+            with self._within(*outer, mode) as conn: yield conn
+            return
+        with self._begun(mode, durable) as conn:
+            self._here.open = mode, conn
+            try: yield conn
+            finally: self._here.open = outer
 
 # %% ../nbs/19_database.ipynb #0e80cf77
 @patch
@@ -267,6 +274,7 @@ def put(self: Database, sql: str, # as `insert_sql` gave it
         if work.error: raise work.error
     return work.row_id
 
+# %% ../nbs/19_database.ipynb #a2c498e3
 @patch
 def _do(self: Database, work: Work) -> None:
     if not self._turns.acquire(self.wait_s, work): raise StoreError(_NO_TURN.format(self.place, self.wait_s))
@@ -291,6 +299,28 @@ UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_F
 class StoreWarning(UserWarning):
     "A database can be read and not written."
 
+# %% ../nbs/19_database.ipynb #c5610275
+def _no_right_to_write(path: Path) -> str | None:
+    if not path.is_file() or not path.stat().st_size: return None
+    for place in (path, path.parent):
+        if not os.access(place, os.W_OK): return f"{place} can't be written; make the file and its folder writable"
+    return None
+
+# %% ../nbs/19_database.ipynb #91d6a798
+def _open_to_write(url: sa.URL, wait_s: float) -> tuple[str | None, Database]:
+    database = Database(url, wait_s, create=True)
+    try:
+        with database._explained():
+            notice = prepare(database.engine, database.place)
+            if not notice and database.path:
+                with database._use("alone", True) as seat: use_wal(seat.raw, time.monotonic() + wait_s)
+    except BaseException:
+        database.close()
+        raise
+    if notice: database.close()
+    return notice, database
+
+# %% ../nbs/19_database.ipynb #3b08dcef
 def open_database(db_path: str | Path, # a file, ":memory:" or a database URL
     wait_s: float = BUSY_S, # for other writers
 ) -> Database:
@@ -316,27 +346,7 @@ def open_database(db_path: str | Path, # a file, ":memory:" or a database URL
     warnings.warn(database.notice, StoreWarning, stacklevel=3)
     return database
 
-# %% ../nbs/19_database.ipynb #6770dd19
-def _no_right_to_write(path: Path) -> str | None:
-    if not path.is_file() or not path.stat().st_size: return None
-    for place in (path, path.parent):
-        if not os.access(place, os.W_OK): return f"{place} can't be written; make the file and its folder writable"
-    return None
-
-def _open_to_write(url: sa.URL, wait_s: float) -> tuple[str | None, Database]:
-    database = Database(url, wait_s, create=True)
-    try:
-        with database._explained():
-            notice = prepare(database.engine, database.place)
-            if not notice and database.path:
-                with database._use("alone", True) as seat: use_wal(seat.raw, time.monotonic() + wait_s)
-    except BaseException:
-        database.close()
-        raise
-    if notice: database.close()
-    return notice, database
-
-# %% ../nbs/19_database.ipynb #91d6a798
+# %% ../nbs/19_database.ipynb #40b01674
 FORK_S = 5 # how long a fork waits for transactions to end
 
 @patch
@@ -354,6 +364,7 @@ def _settle(self: Database) -> None:
         for seat in seats: seat.close()
         self._seats.clear()
 
+# %% ../nbs/19_database.ipynb #d2c6bdfd
 @patch
 def _resume(self: Database) -> None:
     if self._settled is None: return
@@ -362,6 +373,7 @@ def _resume(self: Database) -> None:
     self._seating.release()
     if self._turn_held: self._turns.release()
 
+# %% ../nbs/19_database.ipynb #f6dad069
 @patch
 def _forget(self: Database) -> None:
     if self.dialect != "sqlite": self.engine.dispose(close=False)

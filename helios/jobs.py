@@ -116,16 +116,7 @@ def _forsaken(self: Jobs, job_id: str) -> dict | None:
     if {name: mine.get(name) for name in ("machine", "path")} != claim_of(folder): return None
     return {"status": "failed", "error_message": f"its folder {folder} was removed while it was queued; submit it anew"}
 
-# %% ../nbs/30_jobs.ipynb #f8c507af
-@patch
-def reconcile(self: Jobs) -> list[dict]:  # of each: job_id, status, error_message
-    "Make the rows true: jobs whose process has died are ended, queued ones started where there is room; StoreError when the store cannot."
-    found = self._judge()
-    with suppress(OSError):
-        for row in found: (self.folder(row["job_id"]) / OUTCOME).unlink(missing_ok=True)
-    return found
-
-# %% ../nbs/30_jobs.ipynb #4c4a9ce7
+# %% ../nbs/30_jobs.ipynb #bcf3fd5f
 @patch
 def _judge(self: Jobs, write: bool = True) -> list[dict]:
     reap()
@@ -147,6 +138,15 @@ def _judge(self: Jobs, write: bool = True) -> list[dict]:
     if write and room:
         with self.store._transaction("write") as conn: start_queued(conn, self.limit, self._start)
     return [{"job_id": row["job_id"]} | new for row, new in found]
+
+# %% ../nbs/30_jobs.ipynb #f8c507af
+@patch
+def reconcile(self: Jobs) -> list[dict]:  # of each: job_id, status, error_message
+    "Make the rows true: jobs whose process has died are ended, queued ones started where there is room; StoreError when the store cannot."
+    found = self._judge()
+    with suppress(OSError):
+        for row in found: (self.folder(row["job_id"]) / OUTCOME).unlink(missing_ok=True)
+    return found
 
 # %% ../nbs/30_jobs.ipynb #e3789122
 @patch
@@ -186,6 +186,21 @@ def find(self: Jobs, text: str) -> str:
     if not found: raise JobError(f"no job {text!r}; helios jobs list shows them")
     raise JobError(f"several jobs begin with {text!r}, such as {found[0]} and {found[1]}; give more letters")
 
+# %% ../nbs/30_jobs.ipynb #a2fbf5a7
+@patch
+def _make_folder(self: Jobs, job_id: str, files: dict[str, bytes]) -> None:
+    folder = self.folder(job_id)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError as e: raise JobError(f"job_id {job_id!r} is taken: {folder} is there; choose another") from e
+    except OSError as e: raise JobError(f"{folder}: cannot be made ({e.strerror}); set HELIOS_HOME to a folder of yours") from e
+    try:
+        for name, content in files.items(): write_atomic(folder / name, content)
+    except OSError as e:
+        rmtree(folder, ignore_errors=True)
+        raise JobError(f"{folder}: cannot be written ({e.strerror}); make room, or set HELIOS_HOME") from e
+
 # %% ../nbs/30_jobs.ipynb #c51007aa
 @patch
 def submit(
@@ -220,21 +235,6 @@ def submit(
             if claimed(conn, job_id) != claim: rmtree(self.folder(job_id), ignore_errors=True)
         raise
     return self.get(job_id)
-
-# %% ../nbs/30_jobs.ipynb #3321ee0f
-@patch
-def _make_folder(self: Jobs, job_id: str, files: dict[str, bytes]) -> None:
-    folder = self.folder(job_id)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except FileExistsError as e: raise JobError(f"job_id {job_id!r} is taken: {folder} is there; choose another") from e
-    except OSError as e: raise JobError(f"{folder}: cannot be made ({e.strerror}); set HELIOS_HOME to a folder of yours") from e
-    try:
-        for name, content in files.items(): write_atomic(folder / name, content)
-    except OSError as e:
-        rmtree(folder, ignore_errors=True)
-        raise JobError(f"{folder}: cannot be written ({e.strerror}); make room, or set HELIOS_HOME") from e
 
 # %% ../nbs/30_jobs.ipynb #66861f3a
 @patch
@@ -316,6 +316,23 @@ def resume(self: Jobs, job_id: str,
     if not done: raise JobError(f"job {job_id} has just been taken up by another process; helios jobs show {job_id} says more")
     return self.get(job_id)
 
+# %% ../nbs/30_jobs.ipynb #070999ef
+@patch
+def _enter(self: Jobs, kind: str, params: dict, job_id: str) -> dict:
+    "The row of this process as a running job."
+    now, me = utc_now(), os.getpid()
+    values = {"host": host_identity(), "pid": me, "pid_started": start_of(me), "started_at": now, "heartbeat_at": now}
+    try: new = check_row(jobs, {"job_id": job_id, "kind": kind, "params": params, "status": "running", "token": 1} | values)
+    except StoreError as e: raise JobError(str(e)) from e
+    with self.store._transaction("write") as conn:
+        before = conn.execute(sa.select(jobs.c.token, jobs.c.status, jobs.c.kind).where(jobs.c.job_id == job_id)).first()
+        if before is None: conn.execute(jobs.insert().values(new))
+        elif before.kind != kind or not change_state(conn, job_id, before.token, RESUMABLE, "running", attempt=before.token + 1,
+                                                     stop_requested=None, result=None, **values):
+            raise JobError(f"job_id {job_id!r} is taken by a {before.kind} job that is {before.status}; choose another")
+        add_event(conn, job_id, "started", {"here": True, "pid": me, "attempt": 1 if before is None else before.token + 1})
+        return dict(conn.execute(jobs.select().where(jobs.c.job_id == job_id)).mappings().one())
+
 # %% ../nbs/30_jobs.ipynb #679053d9
 @patch
 @contextmanager
@@ -334,20 +351,3 @@ def here(self: Jobs, kind: str, params: dict,
         with suppress(OSError): folder.rmdir()   # stays if something is in it
         with suppress(StoreError): self.reconcile()
     if context.lost: raise JobError(f"job {job_id} was taken up elsewhere meanwhile; what this process did is not on record")
-
-# %% ../nbs/30_jobs.ipynb #50efe3ec
-@patch
-def _enter(self: Jobs, kind: str, params: dict, job_id: str) -> dict:
-    "The row of this process as a running job."
-    now, me = utc_now(), os.getpid()
-    values = {"host": host_identity(), "pid": me, "pid_started": start_of(me), "started_at": now, "heartbeat_at": now}
-    try: new = check_row(jobs, {"job_id": job_id, "kind": kind, "params": params, "status": "running", "token": 1} | values)
-    except StoreError as e: raise JobError(str(e)) from e
-    with self.store._transaction("write") as conn:
-        before = conn.execute(sa.select(jobs.c.token, jobs.c.status, jobs.c.kind).where(jobs.c.job_id == job_id)).first()
-        if before is None: conn.execute(jobs.insert().values(new))
-        elif before.kind != kind or not change_state(conn, job_id, before.token, RESUMABLE, "running", attempt=before.token + 1,
-                                                     stop_requested=None, result=None, **values):
-            raise JobError(f"job_id {job_id!r} is taken by a {before.kind} job that is {before.status}; choose another")
-        add_event(conn, job_id, "started", {"here": True, "pid": me, "attempt": 1 if before is None else before.token + 1})
-        return dict(conn.execute(jobs.select().where(jobs.c.job_id == job_id)).mappings().one())

@@ -38,6 +38,7 @@ class Material:
         index, first = torch.arange(len(windows)), len(windows) - self.n_validation
         return windows, Split(index[:first], index[first:], index[:0])
 
+# %% ../nbs/15_legs.ipynb #35b17073
 def material(draws: pd.DataFrame, plan: Plan) -> Material:
     "What the workers get; `TrainError` for too few draws, `SweepError` where none are left to compare on."
     swept = [d for d in read_space(plan.space) if d.name == "sequence_length"]
@@ -57,6 +58,33 @@ class Leg:
     facts: dict[str, Any]     # reports by epoch, the best epoch, whether the training has ended
     state: bytes              # to go on from
 
+# %% ../nbs/15_legs.ipynb #19e18338
+def _packed(run: FittingRun) -> bytes:
+    with TemporaryDirectory(prefix="helios-leg-") as folder:
+        save_state(Path(folder) / "state", *run.state())
+        return (Path(folder) / "state").read_bytes()
+
+def _unpacked(state: bytes) -> tuple:
+    with TemporaryDirectory(prefix="helios-leg-") as folder:
+        (Path(folder) / "state").write_bytes(state)
+        return load_state(Path(folder) / "state")
+
+# %% ../nbs/15_legs.ipynb #7115d490
+def _begun(seen: Material, config: TrainingConfig, state: bytes | None) -> FittingRun:
+    "A run at its beginning, or where the state was taken."
+    torch.manual_seed(config.seed)
+    windows, split = seen.split(config)
+    white, powerball, picked = seen.balls
+    net = PowerballNet(white, powerball, picked, config.sequence_length, config.hidden, config.layers, config.heads, config.dropout)
+    run = FittingRun(net, windows, split, config)
+    if state is None: return run
+    try:
+        run.restore(*_unpacked(state))
+        return run
+    except ModelError:
+        return _begun(seen, config, None)
+
+# %% ../nbs/15_legs.ipynb #0bd5e999
 def train_leg(
     seen: Material,
     config: TrainingConfig,
@@ -73,27 +101,3 @@ def train_leg(
         reports = [{"epoch": r.epoch, "loss": r.loss, "metrics": r.metrics} for r in run.reports]
         facts = {"reports": reports, "best_epoch": run.reports[-1].best_epoch, "ended": run.ended}
         return Leg(max(r.validation_skill for r in run.reports), facts, _packed(run))
-
-def _begun(seen: Material, config: TrainingConfig, state: bytes | None) -> FittingRun:
-    "A run at its beginning, or where the state was taken."
-    torch.manual_seed(config.seed)
-    windows, split = seen.split(config)
-    white, powerball, picked = seen.balls
-    net = PowerballNet(white, powerball, picked, config.sequence_length, config.hidden, config.layers, config.heads, config.dropout)
-    run = FittingRun(net, windows, split, config)
-    if state is None: return run
-    try:
-        run.restore(*_unpacked(state))
-        return run
-    except ModelError:
-        return _begun(seen, config, None)
-
-def _packed(run: FittingRun) -> bytes:
-    with TemporaryDirectory(prefix="helios-leg-") as folder:
-        save_state(Path(folder) / "state", *run.state())
-        return (Path(folder) / "state").read_bytes()
-
-def _unpacked(state: bytes) -> tuple:
-    with TemporaryDirectory(prefix="helios-leg-") as folder:
-        (Path(folder) / "state").write_bytes(state)
-        return load_state(Path(folder) / "state")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['models', 'open_registry', 'is_simulated', 'version_lines', 'facts_lines', 'list_', 'search', 'show_',
-           'difference_lines', 'compare', 'alias', 'rollback', 'tag', 'untag', 'note', 'delete', 'restore', 'purge',
-           'export', 'import_']
+           'difference_lines', 'compare', 'alias', 'rollback', 'tag', 'untag', 'note', 'delete', 'restore', 'export',
+           'import_', 'purge']
 
 # %% ../nbs/58_model_commands.ipynb #26366557
 import json
@@ -31,6 +31,7 @@ def models() -> None:
     helios models export powerball@2 my.helios     one file, for another machine
     """
 
+# %% ../nbs/58_model_commands.ipynb #357e6378
 @contextmanager
 def open_registry(make: bool = False, writing: bool = False) -> Iterator[Any]:
     "The registry of the home folder, its errors as one line; where there is nothing yet, a look makes nothing."
@@ -48,6 +49,7 @@ def _plain(value: Any) -> str:
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[:width - 1] + "…"
 
+# %% ../nbs/58_model_commands.ipynb #c7f27d7c
 def _skill(row: dict) -> str:
     "Skill on draws that the model has not seen; in brackets where somebody else has measured it."
     evaluation = row["evaluation"] or {}
@@ -59,6 +61,7 @@ def is_simulated(row: dict) -> bool:
     "Whether a version learned from simulated draws, so that its scores say nothing of a lottery."
     return bool((row["data"] or {}).get("simulated"))
 
+# %% ../nbs/58_model_commands.ipynb #24ea0cdc
 def version_lines(rows: list[dict]) -> Iterator[str]:
     "A table of versions, 80 columns wide; a long name has a line of its own."
     if not rows:
@@ -76,6 +79,7 @@ def version_lines(rows: list[dict]) -> Iterator[str]:
         yield f"{head:22} {_cut(', '.join(row['aliases']), 13):13} {_skill(row):>9}  {_plain(last)[:10]:10}  {row['created_at'][:10]}{state}".rstrip()
     if any(map(is_simulated, rows)): yield "SIM: trained and judged on SIMULATED draws, so the skill says nothing of a real lottery"
 
+# %% ../nbs/58_model_commands.ipynb #772a74f0
 def facts_lines(row: dict) -> Iterator[str]:
     "All that is known of one version."
     from helios.registry import flat
@@ -92,7 +96,7 @@ def facts_lines(row: dict) -> Iterator[str]:
     for label, key in (("Draws", "data"), ("Config", "config"), ("Metrics", "metrics"), ("Scores", "evaluation")):
         if row[key]: yield from wrapped(label, ", ".join(f"{name}={_plain(value)}" for name, value in flat(row[key]).items()))
 
-# %% ../nbs/58_model_commands.ipynb #c7f27d7c
+# %% ../nbs/58_model_commands.ipynb #c09b2303
 _deleted = click.option("--deleted", is_flag=True, help="Deleted versions too.")
 _limit = click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many.")
 
@@ -116,6 +120,7 @@ def list_(name: str | None, deleted: bool, limit: int, json_file: str | None) ->
         if name and not rows: registry.get(name)
         _listed(rows, json_file)
 
+# %% ../nbs/58_model_commands.ipynb #f789b624
 @models.command("search")
 @click.argument("text", required=False)
 @click.option("--tag", help="Only versions with this tag.")
@@ -128,6 +133,7 @@ def search(text: str | None, tag: str | None, alias: str | None, deleted: bool, 
     require_writable(json_file, "--json")
     with open_registry() as registry: _listed(registry.search(text, tag, alias, deleted, limit), json_file)
 
+# %% ../nbs/58_model_commands.ipynb #2ee40f4f
 @models.command("show")
 @click.argument("ref")
 @json_option
@@ -138,7 +144,7 @@ def show_(ref: str, json_file: str | None) -> None:
         row = registry.get(ref)
         show(row, facts_lines(row), json_file)
 
-# %% ../nbs/58_model_commands.ipynb #0c0f4f5c
+# %% ../nbs/58_model_commands.ipynb #7c92b47e
 def difference_lines(found: dict) -> Iterator[str]:
     "What differs, a line for each fact, or a block where values are long."
     refs, differs = found["versions"], found["differs"]
@@ -154,6 +160,7 @@ def difference_lines(found: dict) -> Iterator[str]:
             yield _cut(_plain(key), 80)
             for ref, value in zip(refs, shown, strict=True): yield f"    {_cut(f'{ref:16} {value}', 76)}"
 
+# %% ../nbs/58_model_commands.ipynb #4916157c
 @models.command("compare")
 @click.argument("refs", nargs=-1, required=True)
 @json_option
@@ -164,7 +171,7 @@ def compare(refs: tuple[str, ...], json_file: str | None) -> None:
         found = registry.compare(*refs)
         show(found, difference_lines(found), json_file)
 
-# %% ../nbs/58_model_commands.ipynb #3d5ea76b
+# %% ../nbs/58_model_commands.ipynb #6f2f55aa
 _why = click.option("--why", metavar="TEXT", help="Reason, for the journal.")
 
 def _moved(name: str, event: dict, json_file: str | None) -> None:
@@ -173,6 +180,7 @@ def _moved(name: str, event: dict, json_file: str | None) -> None:
     said = f"{name}@{event['alias']} is {now}" + (f", was {was}" if was != now else " already")
     show({"model_name": name} | event, iter([said]), json_file)
 
+# %% ../nbs/58_model_commands.ipynb #85b67db7
 @models.command("alias")
 @click.argument("name")
 @click.argument("alias", required=False)
@@ -199,6 +207,7 @@ def alias(name: str, alias: str | None, version: str | None, remove: bool, why: 
         show({"model_name": name, "alias": alias, "version": registry.aliases(name).get(alias), "history": moves}, (
             f"{m['at'][:19]}  {m['kind'].replace('_', ' '):11} {m['from'] or '-':>4} -> {m['to'] or '-':<4}  {_plain(m['why'] or '')}".rstrip() for m in moves), json_file)
 
+# %% ../nbs/58_model_commands.ipynb #18e36701
 @models.command("rollback")
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
@@ -213,7 +222,7 @@ def rollback(name: str, alias: str, to: int | None, why: str | None, json_file: 
     require_writable(json_file, "--json")
     with open_registry(writing=True) as registry: _moved(name, registry.rollback(name, alias, to, why), json_file)
 
-# %% ../nbs/58_model_commands.ipynb #016238f1
+# %% ../nbs/58_model_commands.ipynb #d0dbcc13
 def _changed(row: dict, said: str, json_file: str | None) -> None: show(row, iter([said]), json_file)
 
 @models.command("tag")
@@ -238,6 +247,7 @@ def untag(ref: str, tags: tuple[str, ...], json_file: str | None) -> None:
         row = registry.untag(ref, *tags)
         _changed(row, f"{row['ref']} has the tags {', '.join(row['tags'])}" if row["tags"] else f"{row['ref']} has no tags", json_file)
 
+# %% ../nbs/58_model_commands.ipynb #9017c047
 @models.command("note")
 @click.argument("ref")
 @click.argument("text", required=False)
@@ -249,7 +259,7 @@ def note(ref: str, text: str | None, json_file: str | None) -> None:
         row = registry.note(ref, text)
         _changed(row, f"{row['ref']} has {'the note' if row['notes'] else 'no note'}{': ' + _plain(row['notes']) if row['notes'] else ''}", json_file)
 
-# %% ../nbs/58_model_commands.ipynb #7e046869
+# %% ../nbs/58_model_commands.ipynb #5de78be0
 @models.command("delete")
 @click.argument("ref")
 @json_option
@@ -270,19 +280,7 @@ def restore(ref: str, json_file: str | None) -> None:
         row = registry.restore(ref)
         _changed(row, f"{row['ref']} is back", json_file)
 
-@models.command("purge")
-@click.argument("ref")
-@click.option("--yes", is_flag=True, help="Needed, since the files cannot be brought back.")
-@json_option
-def purge(ref: str, yes: bool, json_file: str | None) -> None:
-    """Remove the files of a deleted version for ever; its row stays."""
-    require_writable(json_file, "--json")
-    with open_registry(writing=True) as registry:
-        if not yes: fail(f"{ref}: its files cannot be brought back; add --yes, or first helios models export", 2)
-        row = registry.purge(ref)
-        _changed(row, f"{row['ref']} is purged; its row stays, its files are gone", json_file)
-
-# %% ../nbs/58_model_commands.ipynb #817f7b2d
+# %% ../nbs/58_model_commands.ipynb #36de45ac
 @models.command("export")
 @click.argument("ref")
 @click.argument("file")
@@ -299,6 +297,7 @@ def export(ref: str, file: str, json_file: str | None) -> None:
         made = registry.export(ref, file)
         show(made, iter([f"Written    {file}: {made['ref']}, {made['bytes']:,} bytes", f"sha256     {made['sha256']}"]), json_file)
 
+# %% ../nbs/58_model_commands.ipynb #5562f43e
 @models.command("import")
 @click.argument("file")
 @click.option("--name", help="Another name for the model than that in the file.")
@@ -317,3 +316,16 @@ def import_(file: str, name: str | None, again: bool, json_file: str | None) -> 
         new = f"Imported   {row['ref']}; to use it: helios models alias {row['model_name']} champion {row['version']}"
         if row["imported"] and "champion" in row["aliases"]: new = f"Imported   {row['ref']}, the champion of its name"
         show(row, iter([new if row["imported"] else f"It is here already as {row['ref']}{hidden}; nothing was added"]), json_file)
+
+# %% ../nbs/58_model_commands.ipynb #80d0ed78
+@models.command("purge")
+@click.argument("ref")
+@click.option("--yes", is_flag=True, help="Needed, since the files cannot be brought back.")
+@json_option
+def purge(ref: str, yes: bool, json_file: str | None) -> None:
+    """Remove the files of a deleted version for ever; its row stays."""
+    require_writable(json_file, "--json")
+    with open_registry(writing=True) as registry:
+        if not yes: fail(f"{ref}: its files cannot be brought back; add --yes, or first helios models export", 2)
+        row = registry.purge(ref)
+        _changed(row, f"{row['ref']} is purged; its row stays, its files are gone", json_file)

@@ -23,6 +23,12 @@ from .versions import CHAMPION, WITH_NAMES, Registry, RegistryError, check_alias
 from .versions import file_sha256, find_row, move_alias, parse_ref, put_tag, read_sidecar, write_journal
 
 # %% ../nbs/21_registry.ipynb #bc7a6f50
+def require_live(row: dict) -> None:
+    ref = f"{row['model_name']}@{row['version']}"
+    if row["purged_at"]: raise RegistryError(f"{ref} was purged, its files are gone; choose another version")
+    if row["deleted_at"]: raise RegistryError(f"{ref} is deleted; bring it back first: helios models restore {ref}")
+
+# %% ../nbs/21_registry.ipynb #fb45a118
 @patch
 def set_alias(
     self: Registry,
@@ -37,11 +43,6 @@ def set_alias(
         row = find_row(conn, f"{name}@{version}")
         require_live(row)
         return move_alias(conn, name, check_alias(alias), row["version"], why)
-
-def require_live(row: dict) -> None:
-    ref = f"{row['model_name']}@{row['version']}"
-    if row["purged_at"]: raise RegistryError(f"{ref} was purged, its files are gone; choose another version")
-    if row["deleted_at"]: raise RegistryError(f"{ref} is deleted; bring it back first: helios models restore {ref}")
 
 # %% ../nbs/21_registry.ipynb #1f8d3768
 @patch
@@ -73,6 +74,7 @@ def _history(conn: sa.Connection, name: str, alias: str) -> list[dict]:
     moves = [event | {"at": at} for event, at in conn.execute(query.order_by(column.id))]
     return [move for move in moves if move["alias"] == alias]
 
+# %% ../nbs/21_registry.ipynb #638f2cda
 def _earlier(moves: list[dict]) -> list[int]:
     "The versions an alias can go back to, the nearest first."
     stack = []
@@ -119,6 +121,7 @@ def _again(self: Registry, conn: sa.Connection, row: dict) -> dict:
     "The row as it is now."
     return self._dressed(find_row(conn, f"{row['model_name']}@{row['version']}"))
 
+# %% ../nbs/21_registry.ipynb #cff5cf0d
 @patch
 def tag(self: Registry, ref: str, *tags: str) -> dict:
     "Put tags on a version; having one already is fine."
@@ -137,6 +140,7 @@ def untag(self: Registry, ref: str, *tags: str) -> dict:
             if not conn.execute(model_tags.delete().where(here)).rowcount: raise RegistryError(f"{ref} has no tag {brief(tag)}; helios models show {ref}")
         return self._again(conn, row)
 
+# %% ../nbs/21_registry.ipynb #de725e23
 @patch
 def note(self: Registry, ref: str, text: str | None) -> dict:
     "Write the note of a version, in place of the one it has; None or nothing takes it away."
@@ -145,19 +149,11 @@ def note(self: Registry, ref: str, text: str | None) -> dict:
         conn.execute(model_versions.update().where(model_versions.c.id == row["id"]).values(values))
         return self._again(conn, row)
 
-# %% ../nbs/21_registry.ipynb #cff5cf0d
+# %% ../nbs/21_registry.ipynb #4dfd9531
 def _require_number(ref: str) -> None:
     if not isinstance(parse_ref(ref)[1], int): raise RegistryError(f"{ref}: say which version, such as {parse_ref(ref)[0]}@3; an alias may have moved")
 
-@patch
-def _mark(self: Registry, conn: sa.Connection, row: dict, event: str, **values: str | None) -> dict:
-    "Set columns of a version, and journal it; what `models` says follows."
-    values |= {"updated_at": utc_now()}
-    conn.execute(model_versions.update().where(model_versions.c.id == row["id"]).values(values))
-    write_journal(conn, row["model_name"], event, {"version": row["version"], "sha256": row["sha256"]})
-    self._follow_newest(conn, row["model_name"])
-    return self._again(conn, row)
-
+# %% ../nbs/21_registry.ipynb #5e652aab
 def _require_no_ensemble(conn: sa.Connection, row: dict) -> None:
     "`RegistryError` while a version that is not deleted has this one as a member."
     own, column = f"{row['model_name']}@{row['version']}", model_versions.c
@@ -167,6 +163,17 @@ def _require_no_ensemble(conn: sa.Connection, row: dict) -> None:
         if any(isinstance(m, dict) and (m.get("ref"), m.get("sha256")) == (own, row["sha256"]) for m in (members if isinstance(members, list) else [])):
             raise RegistryError(f"{own} is a member of the ensemble {name}@{version}; delete that first: helios models delete {name}@{version}")
 
+# %% ../nbs/21_registry.ipynb #fe0aae3b
+@patch
+def _mark(self: Registry, conn: sa.Connection, row: dict, event: str, **values: str | None) -> dict:
+    "Set columns of a version, and journal it; what `models` says follows."
+    values |= {"updated_at": utc_now()}
+    conn.execute(model_versions.update().where(model_versions.c.id == row["id"]).values(values))
+    write_journal(conn, row["model_name"], event, {"version": row["version"], "sha256": row["sha256"]})
+    self._follow_newest(conn, row["model_name"])
+    return self._again(conn, row)
+
+# %% ../nbs/21_registry.ipynb #1bd6e230
 @patch
 def delete(self: Registry, ref: str) -> dict:
     "Hide a version; `RegistryError` while an alias points at it or an ensemble has it as a member."
@@ -180,6 +187,7 @@ def delete(self: Registry, ref: str) -> dict:
         _require_no_ensemble(conn, row)
         return self._mark(conn, row, "version_deleted", deleted_at=utc_now())
 
+# %% ../nbs/21_registry.ipynb #ccc18518
 @patch
 def restore(self: Registry, ref: str) -> dict:
     "Bring a deleted version back; `RegistryError` once it was purged."
@@ -188,6 +196,7 @@ def restore(self: Registry, ref: str) -> dict:
         if row["purged_at"]: require_live(row)
         return self._mark(conn, row, "version_restored", deleted_at=None) if row["deleted_at"] else self._dressed(row)
 
+# %% ../nbs/21_registry.ipynb #3dcfce82
 @patch
 def purge(self: Registry, ref: str) -> dict:
     "Remove the files of a deleted version for ever; `RegistryError` if it is not deleted or a member of an ensemble."
@@ -205,12 +214,19 @@ def purge(self: Registry, ref: str) -> dict:
     except OSError as e: raise StoreError(f"{ref} is purged, but {path} could not be removed ({e.strerror}); purge it again, or leave it to helios db compact") from e
     return purged
 
-# %% ../nbs/21_registry.ipynb #de725e23
+# %% ../nbs/21_registry.ipynb #042233d9
 def flat(value: Any, path: str = "") -> dict[str, Any]:
     "A nested dict as one level, its keys as dotted paths."
     if not (isinstance(value, dict) and value): return {path: value}
     return {key: item for word, inner in value.items() for key, item in flat(inner, f"{path}.{word}" if path else word).items()}
 
+# %% ../nbs/21_registry.ipynb #525dc556
+def _said(row: dict) -> str:
+    "What a search looks through."
+    config = (f"{key}={value}" for key, value in flat(row["config"] or {}).items())
+    return "\n".join([row["ref"], row["notes"] or "", *row["tags"], *config]).casefold()
+
+# %% ../nbs/21_registry.ipynb #6b11d1f2
 @patch
 def search(
     self: Registry,
@@ -237,11 +253,7 @@ def search(
         query = sa.select(model_versions, *WITH_NAMES).where(*where).order_by(row.id.desc()).limit(limit)
         return [self._dressed(one) for one in conn.execute(query).mappings()]
 
-def _said(row: dict) -> str:
-    "What a search looks through."
-    config = (f"{key}={value}" for key, value in flat(row["config"] or {}).items())
-    return "\n".join([row["ref"], row["notes"] or "", *row["tags"], *config]).casefold()
-
+# %% ../nbs/21_registry.ipynb #7df207e1
 @patch
 def versions(self: Registry, name: str, deleted: bool = False) -> list[dict]:
     "The versions of a name, newest number first; deleted ones on request."
@@ -264,13 +276,7 @@ def compare(self: Registry, *refs: str) -> dict:   # {"versions": [refs], "diffe
     differs = {key: values for key, values in table.items() if any(value != values[0] for value in values)}
     return {"versions": [row["ref"] for row in rows], "differs": differs}
 
-# %% ../nbs/21_registry.ipynb #dc8e7c2d
-def _load_net(registry: Registry, row: dict, path: Path) -> Any:
-    from helios.weights import load_model   # here, since it takes torch along
-    return load_model(path)
-
-LOADERS = {"PowerballNet": _load_net}   # architecture -> function of the registry, the row and the main file
-
+# %% ../nbs/21_registry.ipynb #4f42e504
 @patch
 def read(self: Registry, ref: str) -> tuple[dict, Path]:   # the row, and the main file
     "A version whose files are as they were registered; `RegistryError` if they are not."
@@ -285,6 +291,13 @@ def read(self: Registry, ref: str) -> tuple[dict, Path]:   # the row, and the ma
     changed = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
     if changed: raise RegistryError(f"{row['ref']}: {path.with_suffix('.json')} was changed at {changed[0]}; put the file back from a backup")
     return row, path
+
+# %% ../nbs/21_registry.ipynb #973770b2
+def _load_net(registry: Registry, row: dict, path: Path) -> Any:
+    from helios.weights import load_model   # here, since it takes torch along
+    return load_model(path)
+
+LOADERS = {"PowerballNet": _load_net}   # architecture -> function of the registry, the row and the main file
 
 @patch
 def load(self: Registry, ref: str) -> Any:   # for a PowerballNet, the net and its `ModelFile`

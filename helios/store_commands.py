@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['database_option', 'address', 'file_at', 'server_at', 'is_own', 'look_at_file', 'look_at_server', 'check_lines', 'db',
-           'check', 'backup', 'restore', 'compact', 'compact_lines', 'stats', 'migrate']
+           'check', 'backup', 'restore', 'compact_lines', 'compact', 'stats', 'migrate']
 
 # %% ../nbs/58_store_commands.ipynb #ff3efc22
 import os
@@ -30,6 +30,7 @@ def address(
     from helios.places import DATABASE, helios_home
     return database or os.environ.get("HELIOS_DATABASE_URL") or str(helios_home() / DATABASE)
 
+# %% ../nbs/58_store_commands.ipynb #9ec025f4
 def file_at(
     place: str,   # as `address` gave it
 ) -> Path | None: # None: on a server
@@ -43,6 +44,7 @@ def file_at(
     if url.get_backend_name() != "sqlite" or not url.database: raise StoreError(f"no store on {url!r}; use a file or postgresql://")
     return Path(url.database).expanduser()
 
+# %% ../nbs/58_store_commands.ipynb #13a76336
 @contextmanager
 def server_at(
     place: str,   # as `address` gave it
@@ -71,7 +73,7 @@ def is_own(
     from helios.database import database_url
     return file_at(own) is None and database_url(place) == database_url(own)
 
-# %% ../nbs/58_store_commands.ipynb #d07cc3ec
+# %% ../nbs/58_store_commands.ipynb #b748dd0e
 def look_at_file(
     path: Path,
     full: bool,   # the whole check
@@ -91,6 +93,7 @@ def look_at_file(
     finally: conn.close()
     return keys | {"revision": revision_in(path), "gaps_bytes": page * gaps}
 
+# %% ../nbs/58_store_commands.ipynb #e15262ad
 def look_at_server(
     engine,       # as `server_at` gave it
     full: bool,   # read every row
@@ -115,12 +118,13 @@ def look_at_server(
     return {"database": repr(engine.url), "there": True, "bytes": size, "damage": None, "mend": None, "revision": revision,
             "writable": writable, "backups": list_backups(folder, name), "newest_good_backup": good and good["file"]} | ({"rows_read": rows} if full else {})
 
-# %% ../nbs/58_store_commands.ipynb #b748dd0e
+# %% ../nbs/58_store_commands.ipynb #694e0a3e
 def _known(revision: str | None) -> str: # fresh, current, old, newer
     from helios.migrations import HEAD, REVISIONS
     if revision in (None, "0"): return "fresh"
     return "current" if revision == HEAD else "old" if revision in REVISIONS else "newer"
 
+# %% ../nbs/58_store_commands.ipynb #6a24c52a
 def check_lines(keys: dict, full: bool) -> Iterator[str]:
     "A check for people."
     from helios.migrations import HEAD
@@ -193,7 +197,12 @@ def backup(database: str | None, out: str | None, json_file: str | None) -> None
         show(keys, iter([f"Backup     {made}: {keys['bytes']:,} bytes, revision {keys['revision']}",
                          *([f"Left out   {left_out}"] if left_out else []), f"Restore    helios db restore {made}"]), json_file)
 
-# %% ../nbs/58_store_commands.ipynb #5e7e7d2d
+# %% ../nbs/58_store_commands.ipynb #1fb2c698
+def _damaged(path: Path, damage) -> bool:
+    try: return damage(path) is not None
+    except sqlite3.Error: return False    # locked or not readable: for all that is known, sound
+
+# %% ../nbs/58_store_commands.ipynb #e2c5b7a0
 @db.command()
 @click.argument("file")
 @database_option
@@ -222,11 +231,23 @@ def restore(file: str, database: str | None, replace: bool, json_file: str | Non
             moved = keys["moved_aside"]
         show(keys, (line for line in [f"Restored   {keys['restored']} from {keys['backup']}", *(f"Kept       {name}" for name in moved)]), json_file)
 
-def _damaged(path: Path, damage) -> bool:
-    try: return damage(path) is not None
-    except sqlite3.Error: return False    # locked or not readable: for all that is known, sound
+# %% ../nbs/58_store_commands.ipynb #4685ac5d
+def compact_lines(keys: dict) -> Iterator[str]:
+    "A compaction for people."
+    would = "would be " if keys["dry_run"] else ""
+    yield f"Sessions   {keys['folded_sessions']:,} {would}summed up, {keys['folded_training_logs']:,} rows of logs in all"
+    yield f"Journal    {keys['archived_journal_entries']:,} entries {would}archived"
+    yield f"Fragments  {keys['deleted_knowledge_fragments']:,} {would}dropped"
+    yield f"Jobs       {keys['deleted_job_events']:,} rows of progress {would}dropped"
+    if files := keys["files"]:
+        yield f"Files      {len(files['removed']):,} {would}removed, {files['bytes']:,} bytes"
+        for row in files["removed"][:20]: yield f"           {row['path']}: {row['why']}"
+        if len(files["removed"]) > 20: yield f"           and {len(files['removed']) - 20:,} more; --json lists all"
+        for text in files["failed"]: yield f"           {text}"
+    if why := keys["files_left_alone"]: yield f"Files      left alone: {why}"
+    yield f"Database   {keys['database_bytes']:,} bytes"
 
-# %% ../nbs/58_store_commands.ipynb #1fb2c698
+# %% ../nbs/58_store_commands.ipynb #8e69789b
 @db.command()
 @database_option
 @click.option("--days", type=click.FloatRange(0, 36_500), default=30, show_default=True, help="What is younger stays as it is.")
@@ -253,22 +274,7 @@ def compact(database: str | None, days: float, relevance: float, files: bool, dr
         keys["database_bytes"] = store.get_memory_statistics()["database_size_bytes"]
         show(keys, compact_lines(keys), json_file)
 
-def compact_lines(keys: dict) -> Iterator[str]:
-    "A compaction for people."
-    would = "would be " if keys["dry_run"] else ""
-    yield f"Sessions   {keys['folded_sessions']:,} {would}summed up, {keys['folded_training_logs']:,} rows of logs in all"
-    yield f"Journal    {keys['archived_journal_entries']:,} entries {would}archived"
-    yield f"Fragments  {keys['deleted_knowledge_fragments']:,} {would}dropped"
-    yield f"Jobs       {keys['deleted_job_events']:,} rows of progress {would}dropped"
-    if files := keys["files"]:
-        yield f"Files      {len(files['removed']):,} {would}removed, {files['bytes']:,} bytes"
-        for row in files["removed"][:20]: yield f"           {row['path']}: {row['why']}"
-        if len(files["removed"]) > 20: yield f"           and {len(files['removed']) - 20:,} more; --json lists all"
-        for text in files["failed"]: yield f"           {text}"
-    if why := keys["files_left_alone"]: yield f"Files      left alone: {why}"
-    yield f"Database   {keys['database_bytes']:,} bytes"
-
-# %% ../nbs/58_store_commands.ipynb #5c8904b0
+# %% ../nbs/58_store_commands.ipynb #85eb2315
 @db.command()
 @database_option
 @json_option
@@ -281,6 +287,7 @@ def stats(database: str | None, json_file: str | None) -> None:
         show(keys, (line for line in [f"Database   {store.place}: {keys['database_size_bytes']:,} bytes",
                                       *(f"  {name:22} {n:12,}" for name, n in rows), f"  {'in all':22} {keys['total_rows']:12,}"]), json_file)
 
+# %% ../nbs/58_store_commands.ipynb #b8f1ff67
 @db.command()
 @database_option
 @json_option

@@ -20,6 +20,14 @@ from fastcore.basics import patch
 from .search import COMPLETE, FAILED, PRUNED, RUNNING, Plan, SweepError, Trial, quiet, read_space, require_optuna
 
 # %% ../nbs/32_studies.ipynb #1ffd1bee
+def _line(error: BaseException) -> str:
+    "An error's text in one line."
+    return " ".join(str(error).split()) or type(error).__name__
+
+def _storage_at(url: sa.URL, settings: dict):
+    from optuna.storages import RDBStorage
+    return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=settings)
+
 def _storage(url: str | sa.URL | None):
     "Optuna's storage at `url`; `SweepError` where there is none to be had."
     optuna = require_optuna()
@@ -35,14 +43,7 @@ def _storage(url: str | sa.URL | None):
     storage.engine.dispose()      # connections opened before go back, those opened from now on are tuned
     return storage
 
-def _storage_at(url: sa.URL, settings: dict):
-    from optuna.storages import RDBStorage
-    return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=settings)
-
-def _line(error: BaseException) -> str:
-    "An error's text in one line."
-    return " ".join(str(error).split()) or type(error).__name__
-
+# %% ../nbs/32_studies.ipynb #a618f651
 @contextmanager
 def _explained(place: str) -> Iterator[None]:
     "Errors of the storage as `SweepError`."
@@ -85,15 +86,15 @@ class Study:
         if hasattr(self._storage, "engine"): self._storage.engine.dispose()
         with quiet(): self._storage.remove_session()
 
-# %% ../nbs/32_studies.ipynb #2969efbb
+# %% ../nbs/32_studies.ipynb #48c018c6
 @patch
-def trials(self: Study) -> list[Trial]:
-    "All trials in order."
-    states = {"RUNNING": RUNNING, "WAITING": RUNNING, "COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED}
-    with _explained(self.place): found = self._study.get_trials(deepcopy=True)
-    return [Trial(t.number, t.params, t.intermediate_values, states[t.state.name], json.loads(t.user_attrs.get("facts", "{}")))
-            for t in found]
+def _allowed(self: Study) -> None:
+    "What `check` raises, or `SweepError`, when another coordinator has taken over."
+    self._check()
+    if self._note is not None and self._noted() != self._note:
+        raise SweepError(f"sweep {self.name!r} was taken over by another process; nothing more is written by this one, let it end")
 
+# %% ../nbs/32_studies.ipynb #5a59a124
 @patch
 def add(self: Study, params: dict) -> Trial:
     "A new trial, running."
@@ -108,20 +109,14 @@ def add(self: Study, params: dict) -> Trial:
 def _trial_id(self: Study, trial: Trial) -> int:
     return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
 
-# %% ../nbs/32_studies.ipynb #4220621d
+# %% ../nbs/32_studies.ipynb #24b63295
 @patch
-def _allowed(self: Study) -> None:
-    "What `check` raises, or `SweepError`, when another coordinator has taken over."
-    self._check()
-    if self._note is not None and self._noted() != self._note:
-        raise SweepError(f"sweep {self.name!r} was taken over by another process; nothing more is written by this one, let it end")
-
-@patch
-def _noted(self: Study) -> str | None:
-    "The coordinator's note as it is kept, in JSON."
-    with _explained(self.place):
-        if not hasattr(self._storage, "engine"): return json.dumps(self._study.user_attrs.get("coordinator"))
-        with self._storage.engine.begin() as conn: return conn.scalar(sa.select(_ATTRS.c.value_json).where(*self._note_row()))
+def trials(self: Study) -> list[Trial]:
+    "All trials in order."
+    states = {"RUNNING": RUNNING, "WAITING": RUNNING, "COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED}
+    with _explained(self.place): found = self._study.get_trials(deepcopy=True)
+    return [Trial(t.number, t.params, t.intermediate_values, states[t.state.name], json.loads(t.user_attrs.get("facts", "{}")))
+            for t in found]
 
 # %% ../nbs/32_studies.ipynb #18b04c90
 @patch
@@ -133,6 +128,7 @@ def report(self: Study, trial: Trial, rung: int, value: float, facts: dict) -> N
         self._storage.set_trial_intermediate_value(self._trial_id(trial), rung, value)
     trial.facts, trial.values = facts, trial.values | {rung: value}
 
+# %% ../nbs/32_studies.ipynb #12850909
 @patch
 def finish(self: Study, trial: Trial, state: str, error: str | None = None) -> None:
     "A trial's end."
@@ -146,7 +142,7 @@ def finish(self: Study, trial: Trial, state: str, error: str | None = None) -> N
         self._study.tell(trial.number, trial.value if state == COMPLETE else None, ends[state], skip_if_finished=True)
     trial.state = state
 
-# %% ../nbs/32_studies.ipynb #12850909
+# %% ../nbs/32_studies.ipynb #6918e2e9
 def _self() -> dict:
     "This process, as no other one is called."
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
@@ -160,12 +156,21 @@ def _lives(note: dict) -> bool:
     except psutil.NoSuchProcess:
         return False
 
+# %% ../nbs/32_studies.ipynb #58bc6b07
 _ATTRS = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))   # of Optuna
 
 @patch
 def _note_row(self: Study) -> tuple:
     return _ATTRS.c.study_id == self._id, _ATTRS.c.key == "coordinator"
 
+@patch
+def _noted(self: Study) -> str | None:
+    "The coordinator's note as it is kept, in JSON."
+    with _explained(self.place):
+        if not hasattr(self._storage, "engine"): return json.dumps(self._study.user_attrs.get("coordinator"))
+        with self._storage.engine.begin() as conn: return conn.scalar(sa.select(_ATTRS.c.value_json).where(*self._note_row()))
+
+# %% ../nbs/32_studies.ipynb #b4390804
 @patch
 def _swap(self: Study, old: str | None, new: str) -> bool:   # False: the note is not `old` any more
     "Replace the coordinator's note, in JSON, if it is the one that was read."
@@ -180,6 +185,7 @@ def _swap(self: Study, old: str | None, new: str) -> bool:   # False: the note i
                 return bool(conn.execute(_ATTRS.update().where(*self._note_row(), _ATTRS.c.value_json == old).values(value_json=new)).rowcount)
         except sa.exc.IntegrityError: return False           # another one's first note
 
+# %% ../nbs/32_studies.ipynb #9cb859cb
 @patch
 @contextmanager
 def at_work(self: Study) -> Iterator[None]:

@@ -35,6 +35,7 @@ def log_row(
     return {"entry": f"{job_id}/{epoch}", "epoch": epoch, "loss": loss, "metrics": metrics, "progress": progress,
             "timestamp": utc_now()}
 
+# %% ../nbs/21_training_log.ipynb #f2990f9b
 def _send(store: MemoryStore, job_id: str, rows: list[dict]) -> None:
     "Write rows that may be there already, a thousand at a time, and the progress that the last of them names."
     for first in range(0, len(rows), 1000):
@@ -43,7 +44,7 @@ def _send(store: MemoryStore, job_id: str, rows: list[dict]) -> None:
     session = store.get_training_session(job_id) if latest is not None else None
     if session and session["progress"] < latest: store.update_training_session(job_id, progress=latest)
 
-# %% ../nbs/21_training_log.ipynb #f2990f9b
+# %% ../nbs/21_training_log.ipynb #7f5c86e1
 LOCK_S = 10.0   # how long to wait for another program that replays
 
 @contextmanager
@@ -57,18 +58,7 @@ def _locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
     except sqlite3.Error as e:
         raise OSError(f"{folder / '.lock'}: {e}") from e
 
-def read_spool(path: Path) -> list[dict]:
-    "The whole rows of a spool, in order; a file that is not there has none."
-    rows = []
-    with suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError, StoreError):     # half a line, or a block that never reached the disk
-                row = json.loads(line)
-                epoch = check_number("epoch", row["epoch"], 0, 2**31 - 1, whole=True)
-                progress = row["progress"] if row["progress"] is None else check_number("progress", row["progress"], 0, 100, whole=True)
-                rows.append(log_row(path.stem, epoch, row["loss"], row["metrics"], progress) | {"timestamp": utc_text(row["timestamp"])})
-    return rows
-
+# %% ../nbs/21_training_log.ipynb #de55d96f
 def _append(path: Path, rows: list[dict]) -> None:
     "Rows at the end of a spool, on the disk on return; `OSError` where there is no room."
     with _locked(path.parent), open(path, "a+b") as f:
@@ -83,7 +73,20 @@ def _append(path: Path, rows: list[dict]) -> None:
             with suppress(OSError): f.truncate(end)     # half of the rows would be sent twice: once from here, once from memory
             raise
 
-# %% ../nbs/21_training_log.ipynb #7f5c86e1
+# %% ../nbs/21_training_log.ipynb #1da766e4
+def read_spool(path: Path) -> list[dict]:
+    "The whole rows of a spool, in order; a file that is not there has none."
+    rows = []
+    with suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError, StoreError):     # half a line, or a block that never reached the disk
+                row = json.loads(line)
+                epoch = check_number("epoch", row["epoch"], 0, 2**31 - 1, whole=True)
+                progress = row["progress"] if row["progress"] is None else check_number("progress", row["progress"], 0, 100, whole=True)
+                rows.append(log_row(path.stem, epoch, row["loss"], row["metrics"], progress) | {"timestamp": utc_text(row["timestamp"])})
+    return rows
+
+# %% ../nbs/21_training_log.ipynb #e17e896b
 _LOG = logging.getLogger(__name__)
 
 def _replay(store: MemoryStore, path: Path, wait_s: float | None = None) -> int:
@@ -97,6 +100,7 @@ def _replay(store: MemoryStore, path: Path, wait_s: float | None = None) -> int:
         path.unlink(missing_ok=True)
         return len(rows)
 
+# %% ../nbs/21_training_log.ipynb #78689a6e
 def replay_spools(
     store: MemoryStore,
     home: Path,       # whose `spool` folder is read
@@ -127,19 +131,7 @@ class TrainingLog:
         if about not in self.said: _LOG.warning("training %s: %s", self.job_id, message)
         self.said.add(about)
 
-# %% ../nbs/21_training_log.ipynb #920ab0c7
-@patch
-def epoch(
-    self: TrainingLog,
-    epoch: int,                     # from 1
-    loss: float,                    # finite
-    metrics: dict | None = None,    # anything JSON holds
-    progress: int | None = None,    # of the session, percent
-) -> None:
-    "Put an epoch on record; `StoreError` for what no store would take, `FencedError` where this run was replaced."
-    self.pending.append(log_row(self.job_id, epoch, loss, metrics, progress))
-    if time.monotonic() < self.retry_at or not self._deliver(): self._spool()
-
+# %% ../nbs/21_training_log.ipynb #108d440b
 @patch
 def _deliver(self: TrainingLog) -> bool:
     "Send what waits, the spool first; False where the store is away."
@@ -157,6 +149,7 @@ def _deliver(self: TrainingLog) -> bool:
     self.said.clear()
     return True
 
+# %% ../nbs/21_training_log.ipynb #32f25977
 @patch
 def _spool(self: TrainingLog) -> None:
     "Put what waits on the disk, or keep it in memory where that has no room."
@@ -168,6 +161,20 @@ def _spool(self: TrainingLog) -> None:
         if len(self.pending) > KEPT_ROWS: self._say("lost", f"more than {KEPT_ROWS} rows wait; the oldest are dropped")
         self.pending = self.pending[-KEPT_ROWS:]
 
+# %% ../nbs/21_training_log.ipynb #0fb21f6c
+@patch
+def epoch(
+    self: TrainingLog,
+    epoch: int,                     # from 1
+    loss: float,                    # finite
+    metrics: dict | None = None,    # anything JSON holds
+    progress: int | None = None,    # of the session, percent
+) -> None:
+    "Put an epoch on record; `StoreError` for what no store would take, `FencedError` where this run was replaced."
+    self.pending.append(log_row(self.job_id, epoch, loss, metrics, progress))
+    if time.monotonic() < self.retry_at or not self._deliver(): self._spool()
+
+# %% ../nbs/21_training_log.ipynb #eb349853
 @patch
 def close(self: TrainingLog) -> bool:   # whether everything is in the store
     "Try once more, whatever the pause; what the store does not take stays in the spool for the next start."

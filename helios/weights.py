@@ -35,6 +35,7 @@ class ModelFile:
         "Checksum of the weights."
         return self.sidecar["weights"]["sha256"]
 
+# %% ../nbs/11_weights.ipynb #49d25827
 def save_model(
     net: PowerballNet,
     path: str | os.PathLike,   # ends in .safetensors

@@ -40,6 +40,7 @@ class _Task:
     future: Future = field(compare=False, repr=False)
     deaths: int = field(compare=False, default=0)     # workers that ended while they had it
 
+# %% ../nbs/29_workers.ipynb #2de32881
 @dataclass(eq=False)
 class _Worker:
     "A process and the line to it."
@@ -54,7 +55,7 @@ class _Worker:
         if code is None or code >= 0: return f"exit code {code}"
         return signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
 
-# %% ../nbs/29_workers.ipynb #35b4f1f4
+# %% ../nbs/29_workers.ipynb #f33f8c6b
 _starting = threading.Lock()
 
 @contextmanager
@@ -69,12 +70,14 @@ def _one_thread_variables() -> Iterator[None]:
             if value is None: os.environ.pop(name, None)
             else: os.environ[name] = value
 
+# %% ../nbs/29_workers.ipynb #81b02a7a
 def _deaf_to_interrupts() -> None:
     "This thread, and the processes that it starts, do not hear Ctrl-C."
     if not hasattr(signal, "pthread_sigmask"): return
     with _starting: resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
+# %% ../nbs/29_workers.ipynb #5a2b29ff
 def _start_worker() -> _Worker:
     "A worker that has said it is ready, or has ended before that."
     context = get_context("spawn")
@@ -84,6 +87,26 @@ def _start_worker() -> _Worker:
         process.start()
     far_end.close()
     return _Worker(process, line)
+
+# %% ../nbs/29_workers.ipynb #30975a76
+def _ask(worker: _Worker, payload: bytes | None) -> bytes | None:
+    "The worker's answer, or its first word if there is nothing to send; None if it ended before."
+    try:
+        if payload is not None: worker.line.send_bytes(payload)
+        wait([worker.line, worker.process.sentinel])
+        return worker.line.recv_bytes() if worker.line.poll() else None
+    except (EOFError, OSError):
+        return None
+
+# %% ../nbs/29_workers.ipynb #3f83bb1b
+def _settle(task: _Task, answer: bytes) -> None:
+    "Give the future what the worker said."
+    try:
+        good, value = pickle.loads(answer)
+    except Exception as e:  # noqa: BLE001  as above
+        good, value = False, ExecutorError(f"{task.name}: its result cannot be read here ({e}); is the same Helios on both sides?")
+    if good: task.future.set_result(value)
+    else: task.future.set_exception(value)
 
 # %% ../nbs/29_workers.ipynb #df69d0b2
 class LocalExecutor(Executor):
@@ -115,7 +138,7 @@ class LocalExecutor(Executor):
 
 _open: "weakref.WeakSet[LocalExecutor]" = weakref.WeakSet()
 
-# %% ../nbs/29_workers.ipynb #04b3a1dc
+# %% ../nbs/29_workers.ipynb #4b42de0b
 @patch
 def _next(self: LocalExecutor) -> _Task | None:
     "The next task that nobody has cancelled; None once there is nothing more to come."
@@ -129,40 +152,20 @@ def _next(self: LocalExecutor) -> _Task | None:
         if task.deaths or task.future.running() or task.future.set_running_or_notify_cancel(): return task
 
 @patch
-def _tend(self: LocalExecutor) -> None:
-    "One worker's tasks, from first to last."
-    _deaf_to_interrupts()
-    worker = None
-    while task := self._next():
-        if worker and not worker.process.is_alive():
-            self._drop(worker)
-            worker = None
-        worker = worker or self._hire(task)
-        if worker is None: continue
-        answer = _ask(worker, task.payload)
-        if answer is None: worker = self._lost(worker, task)
-        else: _settle(task, answer)
-    if worker: self._drop(worker).process.join(5)
+def _put_back(self: LocalExecutor, task: _Task) -> None:
+    "Queue a task again, at its old place."
+    with self._changed:
+        heapq.heappush(self._queue, task)
+        self._changed.notify()
 
-def _ask(worker: _Worker, payload: bytes | None) -> bytes | None:
-    "The worker's answer, or its first word if there is nothing to send; None if it ended before."
-    try:
-        if payload is not None: worker.line.send_bytes(payload)
-        wait([worker.line, worker.process.sentinel])
-        return worker.line.recv_bytes() if worker.line.poll() else None
-    except (EOFError, OSError):
-        return None
+# %% ../nbs/29_workers.ipynb #d030ad82
+@patch
+def _drop(self: LocalExecutor, worker: _Worker) -> _Worker:
+    "Close the line, on which a living worker ends by itself."
+    worker.line.close()
+    self._workers.discard(worker)
+    return worker
 
-def _settle(task: _Task, answer: bytes) -> None:
-    "Give the future what the worker said."
-    try:
-        good, value = pickle.loads(answer)
-    except Exception as e:  # noqa: BLE001  as above
-        good, value = False, ExecutorError(f"{task.name}: its result cannot be read here ({e}); is the same Helios on both sides?")
-    if good: task.future.set_result(value)
-    else: task.future.set_exception(value)
-
-# %% ../nbs/29_workers.ipynb #a5319413
 @patch
 def _lost(self: LocalExecutor, worker: _Worker, task: _Task) -> None:
     "Queue again the task of a worker that died, or give it up."
@@ -174,6 +177,19 @@ def _lost(self: LocalExecutor, worker: _Worker, task: _Task) -> None:
         return self._put_back(task)
     task.future.set_exception(ExecutorError(f"{task.name} ended {TRIES} worker processes, the last by {worker.end}; it may need "
                                             "more memory than there is: try it alone, or use fewer workers"))
+
+# %% ../nbs/29_workers.ipynb #73bed392
+@patch
+def _started(self: LocalExecutor) -> _Worker | None:
+    "A worker that `stop` knows of; None where the system or `multiprocessing` refuses one."
+    try:
+        worker = _start_worker()
+    except (OSError, RuntimeError, AssertionError) as e:     # the last from a process that may have no children
+        _log.warning("no worker process can be started: %s", " ".join(str(e).split()))
+        return None
+    self._workers.add(worker)
+    if self._stopped: worker.process.kill()
+    return worker
 
 @patch
 def _hire(self: LocalExecutor, task: _Task) -> _Worker | None:
@@ -190,33 +206,24 @@ def _hire(self: LocalExecutor, task: _Task) -> _Worker | None:
         f"{task.name}: worker processes do not start, or end before they are ready; a script needs its work "
         "under if __name__ == '__main__':"))
 
+# %% ../nbs/29_workers.ipynb #e7285ba1
 @patch
-def _started(self: LocalExecutor) -> _Worker | None:
-    "A worker that `stop` knows of; None where the system or `multiprocessing` refuses one."
-    try:
-        worker = _start_worker()
-    except (OSError, RuntimeError, AssertionError) as e:     # the last from a process that may have no children
-        _log.warning("no worker process can be started: %s", " ".join(str(e).split()))
-        return None
-    self._workers.add(worker)
-    if self._stopped: worker.process.kill()
-    return worker
+def _tend(self: LocalExecutor) -> None:
+    "One worker's tasks, from first to last."
+    _deaf_to_interrupts()
+    worker = None
+    while task := self._next():
+        if worker and not worker.process.is_alive():
+            self._drop(worker)
+            worker = None
+        worker = worker or self._hire(task)
+        if worker is None: continue
+        answer = _ask(worker, task.payload)
+        if answer is None: worker = self._lost(worker, task)
+        else: _settle(task, answer)
+    if worker: self._drop(worker).process.join(5)
 
-@patch
-def _put_back(self: LocalExecutor, task: _Task) -> None:
-    "Queue a task again, at its old place."
-    with self._changed:
-        heapq.heappush(self._queue, task)
-        self._changed.notify()
-
-@patch
-def _drop(self: LocalExecutor, worker: _Worker) -> _Worker:
-    "Close the line, on which a living worker ends by itself."
-    worker.line.close()
-    self._workers.discard(worker)
-    return worker
-
-# %% ../nbs/29_workers.ipynb #d030ad82
+# %% ../nbs/29_workers.ipynb #a2ac12f8
 @patch
 def shutdown(self: LocalExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
     "Take no more tasks; wait for the rest, or cancel those that have not begun."
@@ -228,6 +235,7 @@ def shutdown(self: LocalExecutor, wait: bool = True, *, cancel_futures: bool = F
     if wait:
         for thread in self._threads: thread.join()
 
+# %% ../nbs/29_workers.ipynb #30345adc
 @patch
 def stop(self: LocalExecutor) -> None:
     "Cancel everything and end the workers at once."
@@ -246,6 +254,7 @@ def __exit__(self: LocalExecutor, kind: type | None, error: object, trace: objec
         self.stop()
     return False
 
+# %% ../nbs/29_workers.ipynb #7d48d011
 def _stop_all() -> None:
     for executor in [*_open]: executor.stop()
 
