@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'SIDECAR', 'WEIGHTS', 'MAX_BYTES', 'MAX_JSON', 'CHECKS', 'ArchiveError', 'pack', 'unpack', 'strict_json',
-           'tensors_in', 'read_archive']
+           'tensors_in', 'Archive', 'read_archive']
 
 # %% ../nbs/22_archive.ipynb #3b231582
 import json
@@ -15,7 +15,7 @@ from hashlib import sha256
 from math import prod
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ class ArchiveError(Exception):
     "A file that is no exported model, or not a whole or honest one; the message says what is wrong with it."
 
 MANIFEST, SIDECAR, WEIGHTS = "manifest.json", "model.json", "model.safetensors"   # in this order
+_MEMBER = "member-{}.helios"         # of an ensemble, in place of weights: the archive of its first member, the second ...
 MAX_BYTES, MAX_JSON = 2**30, 2**24   # of an archive; of a JSON in it
 
 def _local(name: bytes, data: bytes | memoryview) -> bytes:
@@ -55,26 +56,27 @@ def pack(members: list[tuple[bytes, bytes]]) -> bytes:
 
 # %% ../nbs/22_archive.ipynb #a81ecd44
 def unpack(
-    data: bytes,   # a whole archive
+    data: bytes | memoryview,   # a whole archive
 ) -> dict[str, memoryview]:
     "The members by name; `ArchiveError` unless `data` is exactly what `pack` writes."
-    view, at, members = memoryview(data), 0, []
+    data, at, members = memoryview(data), 0, []
     if data[:4] != b"PK\3\4": raise ArchiveError("it is no archive of a model; export one: helios models export")
     while data[at:at + 4] == b"PK\3\4":
         if len(data) < at + 30: raise ArchiveError("it ends in the middle; copy it again")
         _, flags, method, _, _, _, stored, size, length, extra = struct.unpack("<5H3I2H", data[at + 4:at + 30])
-        name, start = data[at + 30:at + 30 + length], at + 30 + length
-        if name.decode("ascii", "replace") not in (MANIFEST, SIDECAR, WEIGHTS): raise ArchiveError(f"it holds {brief(name)}, which is no part of a model")
+        name, start = bytes(data[at + 30:at + 30 + length]), at + 30 + length
+        if name.decode("ascii", "replace") not in (MANIFEST, SIDECAR, WEIGHTS, _MEMBER.format(len(members) - 1)): raise ArchiveError(f"it holds {brief(name)}, which is no part of a model")
         if name in dict(members): raise ArchiveError(f"it holds {name.decode()} twice")
         if flags or method or extra or stored != size: raise ArchiveError(f"{name.decode()} is compressed, encrypted or has extras; only what Helios exports is read")
-        if size > (MAX_BYTES if name == WEIGHTS.encode() else MAX_JSON): raise ArchiveError(f"{name.decode()} claims {size:,} bytes, more than is ever read")
+        if size > (MAX_JSON if name.endswith(b".json") else MAX_BYTES): raise ArchiveError(f"{name.decode()} claims {size:,} bytes, more than is ever read")
         if start + size > len(data): raise ArchiveError("it ends in the middle; copy it again")
-        members.append((name, view[start:start + size]))
+        members.append((name, data[start:start + size]))
         if data[at:start] != _local(*members[-1]): raise ArchiveError(f"{name.decode()} does not agree with its checksum; copy the file again")
         at = start + size
     found = [name.decode() for name, _ in members]
-    if found not in ([MANIFEST, SIDECAR], [MANIFEST, SIDECAR, WEIGHTS]): raise ArchiveError(f"it holds {', '.join(found)} and not the parts of a model")
-    if view[at:] != _directory(members): raise ArchiveError("its list of members is cut off or says something else than the members (a link, a comment, data at the end); copy it again")
+    own = [_MEMBER.format(i) for i in range(1, len(found) - 1)]
+    if found not in ([MANIFEST, SIDECAR, WEIGHTS], [MANIFEST, SIDECAR, *own]): raise ArchiveError(f"it holds {', '.join(found)} and not the parts of a model")
+    if data[at:] != _directory(members): raise ArchiveError("its list of members is cut off or says something else than the members (a link, a comment, data at the end); copy it again")
     return {name.decode(): part for name, part in members}
 
 # %% ../nbs/22_archive.ipynb #a4757fa4
@@ -137,12 +139,39 @@ def _check_net(about: dict, weights: memoryview | None) -> None:
     bad = [name for name, tensor in safetensors.torch.load(bytes(weights)).items() if not tensor.isfinite().all()]
     if bad: raise ArchiveError(f"{WEIGHTS}: {bad[0]} holds NaN or infinity")
 
-CHECKS = {"PowerballNet": _check_net}   # architecture -> function of sidecar and weights, raises ArchiveError
+# %% ../nbs/22_archive.ipynb #b0da1705
+def _check_mixture(about: dict, weights: memoryview | None) -> None:
+    "`ArchiveError` unless the sidecar gives each member a share, and the rest to uniform."
+    if weights is not None or not about.get("members"): raise ArchiveError("an ensemble has members, and no weights of its own")
+    for key in ("white_weights", "powerball_weights"):
+        shares = about.get(key)
+        fit = isinstance(shares, list) and len(shares) == len(about["members"]) + 1 and all(type(w) in (int, float) and w >= 0 for w in shares)
+        if not fit or abs(sum(shares) - 1) > 1e-6: raise ArchiveError(f"{SIDECAR}: {key} are no {len(about['members']) + 1} shares that sum to 1")
+
+CHECKS = {"PowerballNet": _check_net, "Mixture": _check_mixture}   # architecture -> function of sidecar and weights, raises ArchiveError
 
 # %% ../nbs/22_archive.ipynb #450318c5
 _FACTS = ("architecture", "config", "data", "code_version", "parent", "metrics", "evaluation", "notes", "job_id", "created_at")
 
 def _as_bytes(value: dict) -> bytes: return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+# %% ../nbs/22_archive.ipynb #d4a32b7b
+@patch
+def _packed(self: Registry, ref: str) -> tuple[dict, bytes]:   # the row, and the archive
+    "A version as one file would hold it, its members within."
+    row, main = self.read(ref)
+    if row["architecture"] not in CHECKS:
+        raise ArchiveError(f"{row['ref']} is a {row['architecture']}, which no import reads; export a {' or a '.join(CHECKS)}")
+    parts = [(SIDECAR.encode(), _as_bytes(row["about"]))]
+    if main.suffix != ".json": parts.append((WEIGHTS.encode(), main.read_bytes()))
+    for i, member in enumerate(row["about"].get("members", []), 1):
+        found, data = self._packed(member["ref"])
+        if found["sha256"] != member["sha256"]: raise ArchiveError(f"{row['ref']} was made of another {member['ref']}; put that one's file back from a backup")
+        parts.append((_MEMBER.format(i).encode(), data))
+    manifest = {"format": "helios-model", "format_version": 1, "name": row["model_name"], "version": row["version"],
+                **{key: row[key] for key in _FACTS}, "tags": row["tags"],
+                "members": {name.decode(): {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in parts}}
+    return row, pack([(MANIFEST.encode(), _as_bytes(manifest)), *parts])
 
 # %% ../nbs/22_archive.ipynb #f057e25e
 @patch
@@ -152,15 +181,7 @@ def export(
     path: str | os.PathLike,    # the file to write
 ) -> dict:                      # {"ref", "file", "bytes", "sha256"}
     "Write a version to one file; `RegistryError` if its own files changed, `ArchiveError` if none could read it or it cannot be written."
-    row, main = self.read(ref)
-    if row["architecture"] not in CHECKS:
-        raise ArchiveError(f"{row['ref']} is a {row['architecture']}, which no import reads; export a {' or a '.join(CHECKS)}, such as its members")
-    parts = [(SIDECAR.encode(), _as_bytes(row["about"]))]
-    if main.suffix != ".json": parts.append((WEIGHTS.encode(), main.read_bytes()))
-    manifest = {"format": "helios-model", "format_version": 1, "name": row["model_name"], "version": row["version"],
-                **{key: row[key] for key in _FACTS}, "tags": row["tags"],
-                "members": {name.decode(): {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in parts}}
-    data = pack([(MANIFEST.encode(), _as_bytes(manifest)), *parts])
+    row, data = self._packed(ref)
     if len(data) > MAX_BYTES: raise ArchiveError(f"{row['ref']} takes {len(data):,} bytes; an archive holds {MAX_BYTES:,}")
     if is_kept(path) or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.home / MODELS)):
         raise ArchiveError(f"{path} is a file that Helios keeps for itself; name another place")
@@ -168,9 +189,30 @@ def export(
     except OSError as e: raise ArchiveError(f"{path}: cannot be written ({e.strerror}); choose a place of yours") from e
     return {"ref": row["ref"], "file": str(path), "bytes": len(data), "sha256": sha256(data).hexdigest()}
 
+# %% ../nbs/22_archive.ipynb #8e2300ee
+class Archive(NamedTuple):
+    "The parts of an export, each proved to belong to the others."
+    manifest: dict                # what the row says
+    about: dict                   # the sidecar
+    weights: memoryview | None    # None: it has members, or nothing but its sidecar
+    members: tuple["Archive", ...] = ()
+
+# %% ../nbs/22_archive.ipynb #f03ff9b2
+def _within(about: dict, parts: dict[str, memoryview], alone: bool) -> tuple[Archive, ...]:
+    "The members of an ensemble, in its order and of its era."
+    if parts and not alone: raise ArchiveError("a member has members of its own")
+    within = []
+    for name, part in parts.items():
+        try: within.append(_checked(unpack(part), alone=False))
+        except (ArchiveError, RegistryError, StoreError) as e: raise ArchiveError(f"{name}: {e}") from e
+    said = [{"ref": f"{m.manifest['name']}@{m.manifest['version']}", "sha256": m.about["weights"]["sha256"]} for m in within if m.weights is not None]
+    if len(said) < len(within) or about.get("members", []) != said: raise ArchiveError(f"{SIDECAR} is about other members")
+    if any(m.about.get("era") != about.get("era") for m in within): raise ArchiveError(f"{SIDECAR} is of another era than its members")
+    return tuple(within)
+
 # %% ../nbs/22_archive.ipynb #bc9785fb
-def _checked(members: dict[str, memoryview]) -> tuple[dict, dict, memoryview | None]:
-    "The three parts, each proved to belong to the others."
+def _checked(members: dict[str, memoryview], alone: bool = True) -> Archive:
+    "The parts, each proved to belong to the others."
     manifest, about = strict_json(members[MANIFEST], MANIFEST), strict_json(members[SIDECAR], SIDECAR)
     manifest, weights, kind = dict.fromkeys(_FACTS) | manifest, members.get(WEIGHTS), about.get("architecture")
     if (manifest.get("format"), manifest.get("format_version")) != ("helios-model", 1): raise ArchiveError("its format is not one that this Helios reads; update Helios")
@@ -187,13 +229,14 @@ def _checked(members: dict[str, memoryview]) -> tuple[dict, dict, memoryview | N
     named = about.get("weights") if isinstance(about.get("weights"), dict) else {}
     if weights is not None and (about.get("format"), named.get("sha256")) != (1, said[WEIGHTS]["sha256"]):
         raise ArchiveError(f"{SIDECAR} is about other weights")
+    within = _within(about, {name: part for name, part in members.items() if name not in (MANIFEST, SIDECAR, WEIGHTS)}, alone)
     CHECKS[manifest["architecture"]](about, weights)
-    return manifest, about, weights
+    return Archive(manifest, about, weights, within)
 
 # %% ../nbs/22_archive.ipynb #5d741a91
 def read_archive(
     path: str | os.PathLike,
-) -> tuple[dict, dict, memoryview | None]:   # manifest, sidecar, weights
+) -> Archive:
     "What an exported file holds; `ArchiveError` unless all of it is a model."
     try:
         if not Path(path).is_file(): raise ArchiveError(f"there is no file {path}; name one that helios models export wrote")
@@ -206,10 +249,11 @@ def read_archive(
     except (ArchiveError, RegistryError, StoreError) as e: raise ArchiveError(f"{path}: refused; {e}") from e
 
 # %% ../nbs/22_archive.ipynb #aa46f0f7
-def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict) -> int | None:
+def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict, live: bool = False) -> int | None:
     "The version that this archive made, or was made from, its files being there; None if there is none."
     row = model_versions.c
     query = sa.select(row.version, row.file_path, row.about).where(row.model_name == name, row.purged_at.is_(None), row.file_path.is_not(None))
+    if live: query = query.where(row.deleted_at.is_(None))
     for version, said, found in conn.execute(query.order_by(row.version)):
         if not all(part.is_file() for part in (home / said, (home / said).with_suffix(".json"))): continue
         if found == about or ((found or {}).get("imported_from") or {}).get("sidecar") == origin["sidecar"]: return version
@@ -243,6 +287,34 @@ def _take_back(self: Registry, name: str, version: int, place: Path) -> None:
         if conn.scalar(sa.select(row.id).where(row.model_name == name, row.version == version)) is not None: return
         for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
 
+# %% ../nbs/22_archive.ipynb #21dbcb96
+def _naming(manifest: dict, about: dict, entered: list[dict]) -> tuple[dict, dict]:
+    "Manifest and sidecar of an ensemble with its members as they are called here."
+    members = [{"ref": row["ref"], "sha256": row["sha256"]} for row in entered]
+    config = manifest["config"] and manifest["config"] | {"members": [row["ref"] for row in entered]}
+    return manifest | {"config": config}, about | {"members": members}
+
+@patch
+def _import(self: Registry, archive: Archive, name: str, again: bool = False, live: bool = False) -> dict:
+    "Enter what was read, its members first; `live`: a deleted version does not count as being here."
+    manifest, about, weights, members = archive
+    origin = {key: manifest[key] for key in ("name", "version", "parent", "created_at")} | {"sidecar": sha256(_as_bytes(about)).hexdigest()}
+    self._meet(name)
+    with self.store._transaction() as conn: twin = None if again else _twin(conn, self.home, name, about, origin, live)
+    if twin: return self.get(f"{name}@{twin}") | {"imported": False}
+    entered = [self._import(member, member.manifest["name"], live=True) for member in members]
+    if members: manifest, about = _naming(manifest, about, entered)
+    claimed, place = self.next_file(name, ".json" if weights is None else ".safetensors")
+    mine = about | {"name": name, "version": claimed, "imported_from": origin}
+    if weights is not None: mine |= {"weights": about["weights"] | {"file": place.name}}
+    try: version = self._bring_in(place, manifest, mine, weights, None if again else (archive.about, origin, live))
+    except BaseException:
+        with suppress(StoreError): self._take_back(name, claimed, place)
+        raise
+    if version != claimed:
+        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
+    return self.get(f"{name}@{version}") | {"imported": version == claimed}
+
 # %% ../nbs/22_archive.ipynb #bda4f77c
 @patch
 def import_file(
@@ -252,19 +324,5 @@ def import_file(
     again: bool = False,       # also if it is here already
 ) -> dict:                     # the version's row, and "imported": whether it is new
     "Enter a model from one file; `ArchiveError` for any that is not a whole and honest export."
-    manifest, about, weights = read_archive(path)
-    name = check_model_name(name or manifest["name"])
-    origin = {key: manifest[key] for key in ("name", "version", "parent", "created_at")} | {"sidecar": sha256(_as_bytes(about)).hexdigest()}
-    self._meet(name)
-    with self.store._transaction() as conn: twin = None if again else _twin(conn, self.home, name, about, origin)
-    if twin: return self.get(f"{name}@{twin}") | {"imported": False}
-    claimed, place = self.next_file(name, ".json" if weights is None else ".safetensors")
-    mine = about | {"name": name, "version": claimed, "imported_from": origin}
-    if weights is not None: mine |= {"weights": about["weights"] | {"file": place.name}}
-    try: version = self._bring_in(place, manifest, mine, weights, None if again else (about, origin))
-    except BaseException:
-        with suppress(StoreError): self._take_back(name, claimed, place)
-        raise
-    if version != claimed:
-        for part in {place, place.with_suffix(".json")}: part.unlink(missing_ok=True)
-    return self.get(f"{name}@{version}") | {"imported": version == claimed}
+    archive = read_archive(path)
+    return self._import(archive, check_model_name(name or archive.manifest["name"]), again)

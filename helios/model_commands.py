@@ -281,6 +281,11 @@ def restore(ref: str, json_file: str | None) -> None:
         _changed(row, f"{row['ref']} is back", json_file)
 
 # %% ../nbs/58_model_commands.ipynb #36de45ac
+def _with_members(row: dict) -> str:
+    "What an ensemble takes along."
+    refs = [member["ref"] for member in (row["about"] or {}).get("members", [])]
+    return f" with its members {', '.join(refs)}" if refs else ""
+
 @models.command("export")
 @click.argument("ref")
 @click.argument("file")
@@ -288,14 +293,14 @@ def restore(ref: str, json_file: str | None) -> None:
 def export(ref: str, file: str, json_file: str | None) -> None:
     """Write a version to one FILE, which helios models import reads.
 
-    It says the file's sha256; whoever receives the file can compare it with what you tell them.
+    An ensemble takes its members along. It says the file's sha256; whoever receives the file can compare it with what you tell them.
     """
     for path, option in ((file, "FILE"), (json_file, "--json")): require_writable(path, option)
     if file == "-": fail("FILE - would put a model onto the screen; name a file", 2)
     if Path(file).exists(): fail(f"FILE {file} is there already; name a new file", 2)
     with open_registry() as registry:
         made = registry.export(ref, file)
-        show(made, iter([f"Written    {file}: {made['ref']}, {made['bytes']:,} bytes", f"sha256     {made['sha256']}"]), json_file)
+        show(made, iter([f"Written    {file}: {made['ref']}{_with_members(registry.get(made['ref']))}, {made['bytes']:,} bytes", f"sha256     {made['sha256']}"]), json_file)
 
 # %% ../nbs/58_model_commands.ipynb #5562f43e
 @models.command("import")
@@ -313,8 +318,9 @@ def import_(file: str, name: str | None, again: bool, json_file: str | None) -> 
     with open_registry(make=True, writing=True) as registry:
         row = registry.import_file(file, name, again)
         hidden = f", deleted; helios models restore {row['ref']} brings it back" if row["deleted_at"] else ""
-        new = f"Imported   {row['ref']}; to use it: helios models alias {row['model_name']} champion {row['version']}"
-        if row["imported"] and "champion" in row["aliases"]: new = f"Imported   {row['ref']}, the champion of its name"
+        mine = f"{row['ref']}{_with_members(row)}"
+        new = f"Imported   {mine}; to use it: helios models alias {row['model_name']} champion {row['version']}"
+        if row["imported"] and "champion" in row["aliases"]: new = f"Imported   {mine}, the champion of its name"
         show(row, iter([new if row["imported"] else f"It is here already as {row['ref']}{hidden}; nothing was added"]), json_file)
 
 # %% ../nbs/58_model_commands.ipynb #80d0ed78

@@ -212,20 +212,20 @@ def test_what_an_export_refuses(tmp_path):
 def test_another_architecture_brings_its_own_check(tmp_path, monkeypatch, refused):
     registry = registry_in(tmp_path / "a")
     version, path = registry.next_file("mix", ".json")
-    sidecar = {"format": 1, "architecture": {"class": "Mixture"}, "parts": ["net@1"]}
+    sidecar = {"format": 1, "architecture": {"class": "Voting"}, "parts": ["net@1"]}
     path.write_text(json.dumps(sidecar))
     registry.register(SimpleNamespace(path=path, sidecar=sidecar), name="mix", version=version)
-    with pytest.raises(ArchiveError, match="mix@1 is a Mixture, which no import reads; export a PowerballNet"):
+    with pytest.raises(ArchiveError, match="mix@1 is a Voting, which no import reads; export a PowerballNet or a Mixture"):
         registry.export("mix", tmp_path / "mix.helios")
     assert not (tmp_path / "mix.helios").exists()
     with monkeypatch.context() as knowing:
-        knowing.setitem(CHECKS, "Mixture", lambda about, weights: None)
+        knowing.setitem(CHECKS, "Voting", lambda about, weights: None)
         registry.export("mix", tmp_path / "mix.helios")
-    refused((tmp_path / "mix.helios").read_bytes(), "it is a 'Mixture'; what can be imported is a PowerballNet")
-    monkeypatch.setitem(CHECKS, "Mixture", lambda about, weights: None)
+    refused((tmp_path / "mix.helios").read_bytes(), "it is a 'Voting'; what can be imported is a PowerballNet")
+    monkeypatch.setitem(CHECKS, "Voting", lambda about, weights: None)
     other = registry_in(tmp_path / "b")
     row = other.import_file(tmp_path / "mix.helios")
-    assert (row["ref"], row["architecture"], other.read("mix")[1].name) == ("mix@1", "Mixture", "mix-v1.json")
+    assert (row["ref"], row["architecture"], other.read("mix")[1].name) == ("mix@1", "Voting", "mix-v1.json")
 
 
 def test_many_importing_the_same_file_make_one_version(tmp_path, good):
@@ -253,6 +253,183 @@ def test_a_full_disk_leaves_nothing(tmp_path, good, monkeypatch, failing):
     with pytest.raises(StoreError, match="No space left on device"):
         registry.import_file(tmp_path / "net.helios")
     assert list((tmp_path / "models").iterdir()) == [] and registry.versions("net") == []
+
+
+# ---- an ensemble, whose members travel within
+
+
+def add_mix(registry: Registry, *refs: str, name: str = "mix", **facts) -> dict:
+    """An ensemble of equal shares."""
+    members = [{"ref": row["ref"], "sha256": row["sha256"]} for row in map(registry.get, refs)]
+    shares = [1 / len(refs)] * len(refs) + [0.0]
+    version, path = registry.next_file(name, ".json")
+    about = {"architecture": {"class": "Mixture"}, "members": members, "white_weights": shares, "powerball_weights": shares}
+    about |= {"name": name, "version": version} | facts
+    path.write_text(json.dumps(about))
+    config = {"members": list(refs)}
+    return registry.register(SimpleNamespace(path=path, sidecar=about), name=name, version=version, config=config)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("mixed")
+    registry = registry_in(folder)
+    for seed in range(2):
+        add(registry, seed=seed)
+    add_mix(registry, "net@1", "net@2")
+    registry.export("mix", folder / "mix.helios")
+    return (folder / "mix.helios").read_bytes()
+
+
+def shas(registry: Registry, ref: str) -> list[str]:
+    return [registry.get(member["ref"])["sha256"] for member in registry.get(ref)["about"]["members"]]
+
+
+def test_an_ensemble_takes_its_members_along(tmp_path, mixed):
+    path = tmp_path / "mix.helios"
+    path.write_bytes(mixed)
+    registry = registry_in(tmp_path)
+    add(registry, seed=7)  # a net@1 that is another one
+    row = registry.import_file(path)
+    assert (row["ref"], row["imported"], [m["ref"] for m in row["about"]["members"]]) == ("mix@1", True, ["net@2", "net@3"])
+    assert row["config"]["members"] == ["net@2", "net@3"] and registry.get("net")["version"] == 1
+    assert [m["sha256"] for m in row["about"]["members"]] == shas(registry, "mix")
+    assert registry.import_file(path)["imported"] is False
+    assert registry.import_file(path, "copy")["about"]["members"] == row["about"]["members"]  # no net twice
+    assert registry.import_file(path, again=True)["ref"] == "mix@2"
+    assert len(registry.versions("net")) == 3
+    # and on into a third place, under the names of the second
+    registry.export("mix@1", tmp_path / "on.helios")
+    third = registry_in(tmp_path / "third")
+    assert third.import_file(tmp_path / "on.helios")["ref"] == "mix@1" and shas(third, "mix") == shas(registry, "mix")
+
+
+def test_a_deleted_version_is_no_member(tmp_path, mixed):
+    path = tmp_path / "mix.helios"
+    path.write_bytes(mixed)
+    registry = registry_in(tmp_path)
+    registry.import_file(path)
+    for ref in ("mix@1", "net@2"):
+        for alias in registry.get(ref)["aliases"]:
+            registry.remove_alias(ref.split("@")[0], alias)
+        registry.delete(ref)
+    row = registry.import_file(path, again=True)
+    assert [m["ref"] for m in row["about"]["members"]] == ["net@1", "net@3"]
+
+
+def test_a_member_that_changed_is_not_exported(tmp_path):
+    registry = registry_in(tmp_path)
+    add(registry)
+    row = add_mix(registry, "net@1")
+    file = Path(row["file_path"])
+    about = json.loads(file.read_text()) | {"members": [{"ref": "net@1", "sha256": "0" * 64}]}
+    version, path = registry.next_file("mix", ".json")
+    path.write_text(json.dumps(about))
+    registry.register(SimpleNamespace(path=path, sidecar=about), name="mix", version=version)
+    with pytest.raises(ArchiveError, match="mix@2 was made of another net@1"):
+        registry.export("mix@2", tmp_path / "mix.helios")
+    Path(registry.get("net@1")["file_path"]).write_bytes(b"other")
+    with pytest.raises(RegistryError, match="net@1: .*registered was"):
+        registry.export("mix@1", tmp_path / "mix.helios")
+    assert not (tmp_path / "mix.helios").exists()
+
+
+def test_each_changed_byte_of_an_ensemble_is_refused(refused, mixed):
+    for at in [*range(0, 4000, 61), *range(4000, len(mixed), 997), *range(len(mixed) - 350, len(mixed), 5)]:
+        refused(mixed[:at] + bytes([mixed[at] ^ 1 << at % 8]) + mixed[at + 1 :])
+
+
+@given(at=st.integers(0, 10**6), cut=st.integers(0, 60), put=st.binary(max_size=60))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_edit_of_an_ensemble_is_accepted(mixed, at, cut, put):
+    at %= len(mixed)
+    edited = mixed[:at] + put + mixed[at + cut :]
+    if edited == mixed:
+        return
+    with pytest.raises((ArchiveError, RegistryError, StoreError)):
+        archive._checked(unpack(edited))
+
+
+def remade(data: bytes, change) -> bytes:
+    """The archive of an ensemble after `change` of its manifest, sidecar and members, by a forger who computes each checksum anew."""
+    parts = {name: bytes(part) for name, part in unpack(data).items()}
+    manifest, about = (json.loads(parts.pop(name)) for name in (MANIFEST, SIDECAR))
+    manifest, about, parts = change(manifest, about, parts) or (manifest, about, parts)
+    parts = {SIDECAR: json.dumps(about).encode()} | parts
+    members = {name: {"bytes": len(part), "sha256": sha256(part).hexdigest()} for name, part in parts.items()}
+    parts = {MANIFEST: json.dumps(manifest | {"members": members}).encode()} | parts
+    return pack([(name.encode(), part) for name, part in parts.items()])
+
+
+ONE, TWO, THREE = (f"member-{i}.helios" for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m, a, p: p.pop(TWO), "model.json is about other members"),
+        (lambda m, a, p: p.clear(), "model.json is about other members"),
+        (lambda m, a, p: p.update({ONE: p[TWO], TWO: p[ONE]}), "model.json is about other members"),
+        (lambda m, a, p: p.update({THREE: p[ONE]}), "model.json is about other members"),
+        (lambda m, a, p: p.update({"member-4.helios": p[ONE]}), "'member-4.helios', which is no part of a model"),
+        (lambda m, a, p: p.update({"../x.helios": p[ONE]}), "which is no part of a model"),
+        (lambda m, a, p: p.update({WEIGHTS: p[ONE]}), "and not the parts of a model"),
+        (lambda m, a, p: (m, a, {WEIGHTS: p[ONE]}), "model.json is about other weights"),
+        (lambda m, a, p: p.update({ONE: p[ONE][:-1]}), "member-1.helios: its list of members"),
+        (lambda m, a, p: p.update({TWO: b""}), "member-2.helios: it is no archive"),
+        (lambda m, a, p: p.update({TWO: remade(p[TWO], lambda m, a, p: (m | {"name": "../../x"}, a, p))}), "member-2.helios: model name"),
+        (lambda m, a, p: p.update({TWO: remade(p[TWO], lambda m, a, p: (m | {"version": 9}, a, p))}), "about other members"),
+        (lambda m, a, p: p.update({TWO: remade(p[TWO], lambda m, a, p: (m, a | {"era": "other"}, p))}), "another era"),
+        (lambda m, a, p: a.update(members=[]), "about other members"),
+        (lambda m, a, p: a.update(members={"ref": 1}), "about other members"),
+        (lambda m, a, p: a.update(members=[a["members"][0]] * 2), "about other members"),
+        (lambda m, a, p: a.update(white_weights=[0.5, 0.5]), "white_weights are no 3 shares"),
+        (lambda m, a, p: a.update(powerball_weights=[0.5, 0.6, 0.0]), "powerball_weights are no 3 shares"),
+        (lambda m, a, p: a.update(powerball_weights=[2.0, -1.0, 0.0]), "powerball_weights are no 3 shares"),
+        (lambda m, a, p: a.update(white_weights={"a": 1}), "white_weights are no 3 shares"),
+        (lambda m, a, p: (m | {"architecture": "PowerballNet"}, a | {"architecture": {"class": "PowerballNet"}}, p), "model.safetensors is missing"),
+    ],
+)
+def test_an_ensemble_that_lies(refused, mixed, change, match):
+    changed = remade(mixed, lambda m, a, p: found if isinstance(found := change(m, a, p), tuple) else None)
+    refused(changed, f"refused; .*{match}")
+
+
+def test_an_ensemble_of_ensembles(refused, mixed):
+    """Nothing nests deeper than one, so a chain of members cannot exhaust the stack."""
+    about = json.loads(bytes(unpack(mixed)[SIDECAR]))
+    ref = {"ref": "mix@1", "sha256": sha256(bytes(unpack(mixed)[SIDECAR])).hexdigest()}
+
+    def around(data: bytes) -> bytes:
+        return remade(mixed, lambda m, a, p: (m, a | {"members": [ref], "white_weights": [1.0, 0.0], "powerball_weights": [1.0, 0.0]}, {ONE: data}))
+
+    assert about["members"]
+    deep = mixed
+    for _ in range(50):
+        deep = around(deep)
+        refused(deep, "member-1.helios: a member has members of its own")
+
+
+def test_a_full_disk_between_members_loses_nothing(tmp_path, mixed, monkeypatch):
+    """What came in before is whole, and the next attempt goes on with it."""
+    path = tmp_path / "mix.helios"
+    path.write_bytes(mixed)
+    registry, write, left = registry_in(tmp_path), archive.write_atomic, [3]
+
+    def failing(where, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        return write(where, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(archive, "write_atomic", failing)
+        with pytest.raises(StoreError, match="No space left"):
+            registry.import_file(path)
+    assert [row["ref"] for row in registry.versions("net")] == ["net@1"] and registry.versions("mix") == []
+    assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net-v1.json", "net-v1.safetensors"]
+    row = registry.import_file(path)
+    assert row["about"]["members"][0]["ref"] == "net@1" and len(registry.versions("net")) == 2
 
 
 # ---- damage

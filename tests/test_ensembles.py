@@ -171,3 +171,22 @@ def test_the_commands_mix_forecast_and_keep_the_whole_distribution(shop, tmp_pat
     assert kept["id"] == keys["prediction_id"] and "white_logits" not in kept["prediction_data"]
     mixture = Mixture.from_json(json.dumps(kept["prediction_data"]["mixture"]))
     assert np.allclose(mixture.white_inclusion[0].numpy(), keys["forecast"]["white_inclusion"], atol=1e-12)
+
+
+def test_it_goes_to_another_machine_in_one_file(shop, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from helios.cli import main
+    file = tmp_path / "both.helios"
+    monkeypatch.setenv("HELIOS_HOME", str(shop.home))
+    monkeypatch.setenv("HELIOS_DATABASE_URL", f"sqlite:///{shop.store.path}")
+    run = CliRunner().invoke(main, ["models", "export", "both@1", str(file)])
+    assert run.exit_code == 0 and "both@1 with its members net@1, net@2" in run.stdout
+    monkeypatch.setenv("HELIOS_HOME", str(tmp_path / "there"))
+    monkeypatch.delenv("HELIOS_DATABASE_URL")
+    run = CliRunner().invoke(main, ["models", "import", str(file)])
+    assert (run.exit_code, run.stdout) == (0, "Imported   both@1 with its members net@1, net@2, the champion of its name\n")
+    with MemoryStore(tmp_path / "there" / "helios_memory.db") as store:
+        theirs, ours = (registry.load("both").next_forecast(DRAWS) for registry in (Registry(store, tmp_path / "there"), shop))
+    assert np.array_equal(theirs[0].white_inclusion, ours[0].white_inclusion) and theirs[1] == ours[1]
+    assert theirs[0].top_tickets(5) == ours[0].top_tickets(5)
