@@ -112,7 +112,11 @@ def _explained(self: Database, conflict: str | None = None) -> Iterator[None]:
 # %% ../nbs/19_database.ipynb #b5bd9315
 def _file_engine(self: Database) -> sa.Engine:
     place = self.path, self.wait_s, False, self.read_only # not `self`: the engine must not keep its database alive
-    return sa.create_engine("sqlite://", creator=lambda: connect(*place), poolclass=sa.NullPool if self.path else sa.StaticPool)
+    engine = sa.create_engine("sqlite://", creator=lambda: connect(*place), poolclass=sa.NullPool if self.path else sa.StaticPool)
+    @sa.event.listens_for(engine, "handle_error")
+    def keep(context: Any) -> None:
+        if not isinstance(context.original_exception, Exception): context.is_disconnect = False
+    return engine
 
 # %% ../nbs/19_database.ipynb #2b876260
 def _server_engine(url: sa.URL, wait_s: float, read_only: bool) -> sa.Engine:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -307,16 +308,20 @@ def __enter__(self: JobContext) -> JobContext:
     return self
 
 @patch
-def __exit__(self: JobContext, kind: Any, error: BaseException | None, trace: Any) -> bool:
-    if not self._ending.acquire(blocking=False): threading.Event().wait()   # the sentry is ending this process
+def _conclude(self: JobContext, error: BaseException | None) -> None:
+    "Stop the threads and settle the row."
     status, message = outcome_of(error)
     try: to_json("result", self.result)
     except StoreError as e:
         if status == "completed": status, message = "failed", str(e)
         self.result = None
     self._done.set()
-    for thread in self._threads:
-        if thread is not threading.current_thread(): thread.join(5)
+    for thread in self._threads: thread.join(5)
     if not self.lost: self._settle(status, self.result, message, PATIENCE_S[self._own_process])
+
+@patch
+def __exit__(self: JobContext, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    if not self._ending.acquire(blocking=False): threading.Event().wait()   # the sentry is ending this process
+    with ThreadPoolExecutor(1, "job's end") as ending: ending.submit(self._conclude, error).result()   # waits for it, Ctrl-C or not
     if self._own_process and not isinstance(error, (Stopped, type(None))): traceback.print_exception(error)
     return self._own_process

@@ -767,6 +767,30 @@ def test_a_pulse_that_comes_late_neither_revives_a_job_nor_calls_it_replaced(mak
 
 
 @posix
+def test_ctrl_c_while_the_end_is_written_does_not_leave_the_row_running(make, url):
+    jobs, heard = make(url), threading.Event()
+
+    def hear(*_):
+        heard.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        with pytest.raises(KeyboardInterrupt), jobs.here("check", {}, "one") as context:
+            settle = context._settle
+
+            def pressed(*args):
+                os.kill(os.getpid(), signal.SIGINT)
+                assert heard.wait(WAIT_S)
+                return settle(*args)
+
+            context._settle = pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert row_of(jobs, "one")["status"] == "completed" and kinds(jobs, "one") == ["started", "ended"]
+
+
+@posix
 def test_a_job_whose_database_is_away_at_its_end(make, file_url, tmp_path):
     """Its next write fails, so it fails, and the row learns that when the file is back."""
     jobs, database = make(file_url), tmp_path / "helios.db"

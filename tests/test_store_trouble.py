@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from helios.memory_store import MemoryStore, StoreError
+from helios.tables import training_logs
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 NOBODY = 65534
@@ -36,6 +38,30 @@ def one_line(call, *words):
 
 def n_logs(store):
     return len(store.get_training_logs("job"))
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("mode", ["read", "write"])
+def test_ctrl_c_in_the_middle_of_a_statement_loses_nothing(address, mode):
+    """SQLAlchemy closes the connection it was heard on; in memory that was the database itself, with all its rows."""
+    with MemoryStore(address) as store:
+        store.create_training_session("job", "net", {})
+        store.add_training_logs("job", [{"epoch": epoch, "loss": 19.5} for epoch in range(3)])
+
+        def press(cursor, statement, parameters, context):
+            raise KeyboardInterrupt
+
+        engine = store._database.engine
+        sa.event.listen(engine, "do_execute", press)
+        with pytest.raises(KeyboardInterrupt), store._transaction(mode) as conn:
+            conn.execute(training_logs.delete() if mode == "write" else training_logs.select())
+        sa.event.remove(engine, "do_execute", press)
+        assert n_logs(store) == 3
+        store.add_training_log("job", 3, 1.0)
+        store.update_training_session("job", status="completed")
+        assert n_logs(store) == 4 and store.get_training_session("job")["status"] == "completed"
 
 
 # Full disks

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -243,28 +242,29 @@ def test_an_interrupted_run_goes_on_under_its_name(tmp_path, store, epoch):
     assert not (tmp_path / "jobs" / "job" / "state.safetensors").exists()
 
 
-def test_ctrl_c_is_heard_between_steps_and_loses_none(tmp_path, store):
+def test_ctrl_c_is_heard_between_steps_and_loses_none(tmp_path, store, monkeypatch):
     """A signal in the middle of a batch: the state that is saved is that of the batch's end."""
-    draws, config = simulate(n=300, seed=5), replace(SMALL, epochs=40, early_stopping_patience=0)
+    draws, config, moments = simulate(n=300, seed=5), replace(SMALL, epochs=20, early_stopping_patience=0), (10, 25, 60)
     expected = ModelTrainer(store, tmp_path / "other").train(draws, config).model.file.sha256
-    trainer, pressed = ModelTrainer(store, tmp_path), []
-    for _ in range(3):
-        timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+    trainer, losses, begun = ModelTrainer(store, tmp_path), PowerballNet.losses, []
 
-        def press(report, timer=timer):
-            if not timer.is_alive() and not timer.finished.is_set():
-                timer.start()
+    def pressed(net, *args):
+        begun.append(1)
+        if len(begun) in moments:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(net, *args)
 
-        try:
-            result = trainer.train(draws, config, "demo", "job", press)
-            timer.cancel()
-            break
-        except KeyboardInterrupt:
-            pressed.append(load_state(tmp_path / "jobs" / "job" / "state.safetensors")[1]["epoch"])
-    else:
-        result = trainer.train(draws, config, "demo", "job")
-    assert pressed == sorted(pressed) and pressed
-    assert result.model.file.sha256 == expected and rows_of(store) == list(range(1, 41))
+    monkeypatch.setattr(PowerballNet, "losses", pressed)
+    batches = -(-len(make_windows(draws, config)[1].train) // config.batch_size)
+    for moment in moments:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(draws, config, "demo", "job")
+        facts = load_state(tmp_path / "jobs" / "job" / "state.safetensors")[1]
+        assert (facts["epoch"] - 1) * batches + facts["batch"] == moment
+        assert Jobs(store, tmp_path).get("job")["status"] == "interrupted"
+    result = trainer.train(draws, config, "demo", "job")
+    assert len(begun) == 20 * batches > max(moments)
+    assert result.model.file.sha256 == expected and rows_of(store) == list(range(1, 21))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
