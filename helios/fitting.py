@@ -101,6 +101,11 @@ class Windows:
         rows, after = at[:, None] + torch.arange(self.length), at + self.length
         return (self.whites[rows], self.powerballs[rows]), self.whites[after], self.powerballs[after]
 
+    def shared(self, at: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        "The same with each draw once: the draws that occur, and which of them each window reads."
+        draws, rows = torch.unique(at[:, None] + torch.arange(self.length), return_inverse=True)
+        return (self.whites[draws], self.powerballs[draws], rows), self.whites[at + self.length], self.powerballs[at + self.length]
+
 @dataclass(frozen=True)
 class Split:
     "Indices of windows, in order of time."
@@ -133,7 +138,7 @@ def net_forecast(
 ) -> tuple[Forecast, Tensor]:   # the forecasts, and the stated chance (n,) that each beats uniform
     "Forecasts of the draws after the windows `at`."
     net.eval()
-    outs = [(ask(), net(*windows.batch(part)[0]))[1] for part in at.split(batch_size)]
+    outs = [(ask(), net(*windows.shared(part)[0]))[1] for part in at.split(batch_size)]
     white, powerball, confidence = (torch.cat(parts) for parts in zip(
         *[(out.white[:, 1:], out.powerball[:, 1:], out.confidence[:, 0].sigmoid()) for out in outs], strict=True))
     return Forecast(white, powerball, net.shape["picked"]), confidence
@@ -227,7 +232,7 @@ def _train_batch(self: FittingRun) -> None:
     at = self.order[first:first + self.config.batch_size]
     self.net.train()
     self.optimizer.zero_grad(set_to_none=True)
-    losses = torch.stack(self.net.losses(*self.windows.batch(at)))
+    losses = torch.stack(self.net.losses(*self.windows.shared(at)))
     (losses @ self.weights).backward()
     torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
     self.optimizer.step()

@@ -6,6 +6,7 @@
 __all__ = ['NetError', 'NetOutput', 'PowerballNet', 'window_frequencies', 'Losses']
 
 # %% ../nbs/10_net.ipynb #2ee3fa7b
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from fastcore.basics import patch
 
-from .recurrence import last_state, linear, self_attention
+from .recurrence import attend, last_state, linear
 from .scoring import Forecast
 from .subsets import log_prob
 
@@ -67,28 +68,45 @@ class PowerballNet(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-# %% ../nbs/10_net.ipynb #b10b1028
+# %% ../nbs/10_net.ipynb #092a1c3c
 @patch
-def forward(
-    self: PowerballNet,
-    whites: Tensor,       # (batch, length, picked) int64, balls from 1; rows of 0 are padding
-    powerballs: Tensor,   # (batch, length) int64, from 1; 0 is padding
-) -> NetOutput:
-    "The heads' view of the draw that follows each window."
-    length, padding = whites.shape[1], powerballs == 0
-    if length > len(self.position): raise NetError(f"a window of {length} draws; this net reads {len(self.position)}")
-    whites, powerballs = whites.transpose(0, 1), powerballs.T                                  # places first
+def _each(self: PowerballNet, whites: Tensor, powerballs: Tensor) -> tuple[Tensor, Tensor]:
+    "Vectors (places, batch, hidden) of draws, and their queries, keys and values (places, batch, 3 x hidden)."
     seen = torch.cat([self.white_embedding(whites).sum(2), self.powerball_embedding(powerballs)], -1)
     each = linear(seen, self.project.weight, self.project.bias)
-    x = each + self.position[-length:, None]
-    x = x + self_attention(self.attention, x, padding if padding.any() else None)
-    features = self.summary(torch.cat([last_state(self.lstm, x), each[-1]], -1))
-    return NetOutput(_no_padding(self.white_head(features)), _no_padding(self.powerball_head(features)),
-                     self.frequency_head(features), self.confidence_head(features))
+    return each, linear(each, self.attention.in_proj_weight, None)
+
+@patch
+def _each_once(self: PowerballNet, whites: Tensor, powerballs: Tensor, rows: Tensor) -> Iterator[Tensor]:
+    "The same at the `rows` of a history, each of its draws computed once."
+    more = -len(powerballs) % 32      # padded and cut into equal parts, as `linear` wants them
+    parts = F.pad(whites, (0, 0, 0, more)).view(-1, 32, whites.shape[1]), F.pad(powerballs, (0, more)).view(-1, 32)
+    return (F.embedding(rows.T, vectors.flatten(0, 1)) for vectors in self._each(*parts))
 
 def _no_padding(logits: Tensor) -> Tensor:
     "Class 0 gets no probability."
     return torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1)
+
+# %% ../nbs/10_net.ipynb #b10b1028
+@patch
+def forward(
+    self: PowerballNet,
+    whites: Tensor,               # (batch, length, picked) int64, balls from 1; rows of 0 are padding
+    powerballs: Tensor,           # (batch, length) int64, from 1; 0 is padding
+    rows: Tensor | None = None,   # (batch, length) int64: then the two are a history, (n, picked) and (n,), and these its rows
+) -> NetOutput:
+    "The heads' view of the draw that follows each window."
+    padding = powerballs == 0 if rows is None else (powerballs == 0)[rows]
+    length, attention = padding.shape[1], self.attention
+    if length > len(self.position): raise NetError(f"a window of {length} draws; this net reads {len(self.position)}")
+    each, joint = self._each(whites.transpose(0, 1), powerballs.T) if rows is None else self._each_once(whites, powerballs, rows)
+    code = self.position[-length:, None]
+    joint = joint + F.linear(code, attention.in_proj_weight, attention.in_proj_bias)
+    x = each + code
+    x = x + attend(attention, joint, padding if padding.any() else None)
+    features = self.summary(torch.cat([last_state(self.lstm, x), each[-1]], -1))
+    return NetOutput(_no_padding(self.white_head(features)), _no_padding(self.powerball_head(features)),
+                     self.frequency_head(features), self.confidence_head(features))
 
 # %% ../nbs/10_net.ipynb #5380d9b9
 @patch
@@ -102,14 +120,16 @@ def as_forecast(
 # %% ../nbs/10_net.ipynb #c7289044
 def window_frequencies(
     net: PowerballNet,
-    whites: Tensor,       # (batch, length, picked), 0 is padding
-    powerballs: Tensor,   # (batch, length), 0 is padding
-) -> Tensor:              # (batch, white_balls + powerballs), mean about 0 and variance about 1 on fair draws
+    whites: Tensor,               # (batch, length, picked), 0 is padding
+    powerballs: Tensor,           # (batch, length), 0 is padding
+    rows: Tensor | None = None,   # (batch, length), of a history, as in `forward`
+) -> Tensor:                      # (batch, white_balls + powerballs), mean about 0 and variance about 1 on fair draws
     "Standardised counts of every ball in the window."
     def counts(balls: Tensor, n: int, drawn: int) -> Tensor:
         found = torch.zeros(len(balls), n + 1).scatter_add_(1, balls.flatten(1), torch.ones(balls.flatten(1).shape))
         expected = (powerballs > 0).sum(1, keepdim=True) * drawn / n
         return (found[:, 1:] - expected) / expected.clamp(min=1e-6).sqrt()
+    if rows is not None: whites, powerballs = whites[rows], powerballs[rows]
     shape = net.shape
     return torch.cat([counts(whites, shape["white_balls"], shape["picked"]), counts(powerballs, shape["powerballs"], 1)], 1)
 
@@ -130,9 +150,9 @@ def _uniform(white_balls: int, picked: int, powerballs: int, dtype: torch.dtype)
 @patch
 def losses(
     self: PowerballNet,
-    window: tuple[Tensor, Tensor],   # whites (batch, length, picked) and powerballs (batch, length)
-    whites: Tensor,                  # (batch, picked) int64: the draw after the window
-    powerballs: Tensor,              # (batch,) int64
+    window: tuple[Tensor, ...],   # whites, powerballs and perhaps rows, as `forward` takes them
+    whites: Tensor,               # (batch, picked) int64: the draw after the window
+    powerballs: Tensor,           # (batch,) int64
 ) -> Losses:
     "All four losses of one batch."
     out = self(*window)

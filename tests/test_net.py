@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from helios.draws import simulate
 from helios.fitting import TrainingConfig, make_windows, net_forecast
 from helios.net import Losses, NetOutput, PowerballNet, window_frequencies
-from helios.recurrence import dropout, kept_memory, last_state, linear, self_attention
+from helios.recurrence import attend, dropout, kept_memory, last_state, linear
 from helios.subsets import log_prob
 
 
@@ -108,7 +108,7 @@ def test_gradients_of_attention_and_linear_maps_in_float64():
 
     def seeded(x, *_):
         torch.manual_seed(6)
-        return self_attention(attention.train(), x)
+        return attend(attention.train(), linear(x, attention.in_proj_weight, attention.in_proj_bias))
 
     assert torch.autograd.gradcheck(seeded, (x, *attention.parameters()))
     assert torch.autograd.gradcheck(lambda x: linear(x, attention.out_proj.weight, None), x)
@@ -121,6 +121,23 @@ def test_a_step_in_float64_is_that_of_the_modules():
         torch.manual_seed(3)
         values.append(torch.stack([loss.double() for loss in losses(net, *batch)]))
     torch.testing.assert_close(*values, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 7, 20])
+@pytest.mark.parametrize("hidden", [16, 64])
+def test_a_draw_that_windows_share_is_read_once(length, hidden):
+    """Windows as rows of a history give the losses and gradients of the windows themselves, for more draws than 32 and fewer."""
+    net = a_net(2, hidden=hidden, length=20).double().train()
+    windows, _ = make_windows(simulate(n=140, seed=2), TrainingConfig(sequence_length=length))
+    for at in (torch.arange(0, 60, 3), torch.tensor([5]), torch.tensor([7, 7, 8])):
+        found = []
+        for batch in (windows.shared(at), windows.batch(at)):
+            torch.manual_seed(3)
+            losses = net.losses(*batch)
+            found.append([torch.stack(losses).detach(), *torch.autograd.grad(sum(losses), list(net.parameters()))])
+        assert len(windows.shared(at)[0][0]) == len(set((at[:, None] + torch.arange(length)).flatten().tolist()))
+        for once, copied in zip(*found, strict=True):
+            torch.testing.assert_close(once, copied, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(1,), (17,), (5, 7, 300), (50, 32, 64)])

@@ -32,6 +32,12 @@ class Figures:
         pairs = [(seconds(reference), seconds(work)) for _ in range(rounds)]
         return statistics.median(own / other for other, own in pairs)
 
+    @staticmethod
+    def medians(work, reference, rounds: int) -> list[float]:
+        """Seconds that each took in the median, by turns, the first round thrown away."""
+        pairs = [(seconds(work), seconds(reference)) for _ in range(rounds)]
+        return [statistics.median(taken) for taken in zip(*pairs[1:], strict=True)]
+
 
 @pytest.fixture
 def figure(benchmark):

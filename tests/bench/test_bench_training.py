@@ -6,7 +6,8 @@ the other) and train in turns, an epoch each; the ratio is the median over the e
 the same masks of dropout, and must state the same losses epoch by epoch.
 
 Useful arithmetic counts a multiplication and an addition as two, products of matrices only, and only those whose result
-is read: the top layer of the LSTM backward takes one step. Gradients cost twice the forward pass.
+is read: the top layer of the LSTM backward takes one step, and what a draw is by itself is needed once, however many
+windows of a batch hold it. Gradients cost twice the forward pass.
 
     pytest tests/bench/test_bench_training.py --benchmark-enable -s
 """
@@ -75,7 +76,8 @@ def the_task(preset, batches):
     windows, split = make_windows(simulate(n=1390, seed=1), config)
     torch.manual_seed(config.seed)
     net = PowerballNet(hidden=config.hidden, layers=config.layers, heads=config.heads, dropout=config.dropout)
-    return config, windows, Split(split.train[:batches * config.batch_size], split.validation, split.test), net
+    spread = torch.linspace(0, len(split.train) - 1, batches * config.batch_size).long()     # over all of the training part
+    return config, windows, Split(split.train[spread], split.validation, split.test), net
 
 
 def plain_loop(preset, batches):
@@ -158,13 +160,20 @@ class Loop:
         self.process.stdout.close()
 
 
-def useful_flops(preset):
+def different_draws(preset, batches):
+    """How many draws the windows of one batch hold, on average."""
+    _, windows, split, _ = the_task(preset, batches)
+    order = split.train[torch.randperm(len(split.train), generator=torch.Generator().manual_seed(1))]
+    return statistics.mean(len(windows.shared(at)[0][0]) for at in order.split(PRESETS[preset].batch_size))
+
+
+def useful_flops(preset, batches):
     """Of one batch, forward and backward, by the convention above."""
     config = PRESETS[preset]
     width, length, batch, rows = config.hidden, config.sequence_length, config.batch_size, config.hidden // 2
-    draws = batch * length
-    forward = 2 * draws * (width // 2 + width // 4) * width                      # projection
-    forward += 2 * draws * width * 4 * width + 4 * batch * length**2 * width     # attention: four maps, scores and their use
+    draws, different = batch * length, different_draws(preset, batches)
+    forward = 2 * different * (width // 2 + width // 4 + 3 * width) * width      # projection; queries, keys and values
+    forward += 2 * draws * width * width + 4 * batch * length**2 * width         # the rest of attention: scores, their use, a map
     for layer in range(config.layers):
         inputs, top = width if layer == 0 else 2 * width, layer == config.layers - 1
         one_way = 2 * draws * (inputs + width) * 4 * width
@@ -203,7 +212,8 @@ def test_training(figure, preset, threads):
         profile, products = helios.ask("profile"), limit(threads)
     kept = rounds[1:]
     step = statistics.median(ours["seconds"] for _, ours in kept) / batches
-    rate, top = useful_flops(preset) / step, max(products.values())
+    flops = useful_flops(preset, batches)
+    rate, top = flops / step, max(products.values())
     name = f"training, {preset}, {threads} thread{'s' * (threads > 1)}"
     figure(f"{name}: times a plain loop", statistics.median(t["seconds"] / o["seconds"] for t, o in kept), at_least=1.3)
     figure(f"{name}: the same in processor time", statistics.median(t["processor"] / o["processor"] for t, o in kept))
@@ -213,7 +223,7 @@ def test_training(figure, preset, threads):
     figure(f"{name}: greatest relative difference of a loss",
            max(abs(a - b) / abs(a) for t, o in rounds for a, b in zip(t["losses"], o["losses"], strict=True)), at_most=1e-4)
     inside = sum(profile["groups"].values())
-    print(f"\n  {name}: {useful_flops(preset) / 1e9:.1f} Gflop a batch; limits "
+    print(f"\n  {name}: {flops / 1e9:.1f} Gflop a batch; limits "
           + ", ".join(f"{way} {value / 1e9:.0f} Gflop/s" for way, value in products.items())
           + "; time of a batch: " + ", ".join(f"{group} {100 * value / inside:.0f}%" for group, value in profile["groups"].items()))
 
