@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from .backups import VERSIONS, backup_name, backups_folder, copy_file, new_file, one_at_a_time, tidy
 from .places import BACKUPS, helios_home
+from .sweep_tables import STUDIES, clear_sweeps, copy_sweeps, has_sweeps, why_left_out
 from .tables import Json, schema
 from .values import StoreError
 
@@ -126,6 +127,7 @@ def back_up_server(engine: sa.Engine, # of a PostgreSQL database
             with new_file(target) as beside, own_engine(beside) as copy, copy.begin() as out:
                 migrate(out, revision)
                 copy_rows(conn, out)
+                if not why_left_out(conn): copy_sweeps(conn, out)
     except sa.exc.SQLAlchemyError as e: raise StoreError(f"{place}: no backup ({_cause(e)}); see the cause") from e
     return target
 
@@ -136,7 +138,7 @@ def restore_server(engine: sa.Engine, # of a PostgreSQL database
     backup: Path,                     # an SQLite file of Helios, of any known revision
     replace: bool = False,            # whether rows that are there may go
     backups: Path | None = None,      # where the backup before replacing goes; None: the home folder's
-) -> dict: # restored, backup, rows, saved: the backup of what was there, or None
+) -> dict: # restored, backup, rows, saved: the backup of what was there, or None; left_out: what did not come along, or None
     "Load a backup into a server's database; StoreError, and the database as it was, when that fails."
     place, saved, folder = repr(engine.url), None, Path(backups or helios_home() / BACKUPS)
     prepare(engine, place, folder)
@@ -148,13 +150,18 @@ def restore_server(engine: sa.Engine, # of a PostgreSQL database
             with own_engine(file) as source, source.begin() as rows, engine.begin() as conn:
                 conn.exec_driver_sql(f"LOCK TABLE {', '.join(schema.tables)} IN EXCLUSIVE MODE")
                 full = [table.name for table in schema.sorted_tables if conn.scalar(sa.select(sa.exists().select_from(table)))]
+                left_out = why_left_out(rows) or why_left_out(conn)
+                if not left_out and has_sweeps(conn): full.append(STUDIES)
                 if full and not replace: raise StoreError(f"{place} holds rows in {', '.join(full)}; give --replace to replace them, a backup is taken first")
                 if full:
                     saved = back_up_server(engine, folder / backup_name(server_name(engine.url), HEAD, False))
                     conn.exec_driver_sql(f"TRUNCATE {', '.join(schema.tables)}")
                 n_rows = copy_rows(rows, conn)
+                if not left_out:
+                    clear_sweeps(conn)
+                    n_rows += copy_sweeps(rows, conn)
         except sa.exc.SQLAlchemyError as e: raise StoreError(f"{place}: nothing was restored ({_cause(e)}); it is as it was") from e
-    return {"restored": place, "backup": str(backup), "rows": n_rows, "saved": saved and str(saved)}
+    return {"restored": place, "backup": str(backup), "rows": n_rows, "saved": saved and str(saved), "left_out": left_out}
 
 # %% ../nbs/18_migrations.ipynb #711a6ce0
 def prepare(engine: sa.Engine,     # of the database

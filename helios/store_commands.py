@@ -184,12 +184,11 @@ def backup(database: str | None, out: str | None, json_file: str | None) -> None
         place = address(database)
         path, left_out = file_at(place), None
         if path is None:
-            import sqlalchemy as sa
-
             from helios.migrations import HEAD, back_up_server, server_name
             from helios.places import BACKUPS, helios_home
+            from helios.sweep_tables import why_left_out
             with server_at(place) as engine:
-                if sa.inspect(engine).has_table("studies"): left_out = "Optuna's tables of sweeps; their winners are in it, a sweep under way cannot go on from it"
+                with engine.connect() as conn: left_out = why_left_out(conn)
                 made = back_up_server(engine, Path(out) if out else helios_home() / BACKUPS / backup_name(server_name(engine.url), HEAD, False))
                 place = repr(engine.url)
         else: made = back_up_file(path, Path(out) if out else None)
@@ -229,7 +228,9 @@ def restore(file: str, database: str | None, replace: bool, json_file: str | Non
                 fail(f"{path} is there and sound; give --replace to put {file} in its place, it is then moved aside", 2)
             keys = restore_file(path, Path(file))
             moved = keys["moved_aside"]
-        show(keys, (line for line in [f"Restored   {keys['restored']} from {keys['backup']}", *(f"Kept       {name}" for name in moved)]), json_file)
+        left_out = keys.get("left_out")
+        show(keys, iter([f"Restored   {keys['restored']} from {keys['backup']}", *(f"Kept       {name}" for name in moved),
+                         *([f"Left out   {left_out}"] if left_out else [])]), json_file)
 
 # %% ../nbs/58_store_commands.ipynb #4685ac5d
 def compact_lines(keys: dict) -> Iterator[str]:

@@ -9,7 +9,7 @@ Useful arithmetic counts a multiplication and an addition as two, products of ma
 is read: the top layer of the LSTM backward takes one step, and what a draw is by itself is needed once, however many
 windows of a batch hold it. Gradients cost twice the forward pass.
 
-    pytest tests/bench/test_bench_training.py --benchmark-enable -s
+    pytest tests/bench/test_bench_training.py --benchmark-enable
 """
 
 import json
@@ -222,10 +222,11 @@ def test_training(figure, preset, threads):
     figure(f"{name}: share of the limit for products", rate / top)
     figure(f"{name}: greatest relative difference of a loss",
            max(abs(a - b) / abs(a) for t, o in rounds for a, b in zip(t["losses"], o["losses"], strict=True)), at_most=1e-4)
-    inside = sum(profile["groups"].values())
-    print(f"\n  {name}: {flops / 1e9:.1f} Gflop a batch; limits "
-          + ", ".join(f"{way} {value / 1e9:.0f} Gflop/s" for way, value in products.items())
-          + "; time of a batch: " + ", ".join(f"{group} {100 * value / inside:.0f}%" for group, value in profile["groups"].items()))
+    for way, value in products.items():
+        figure(f"  the limit for products by {way}", value / 1e9, "Gflop/s")
+    figure("  arithmetic that is needed for a batch", flops / 1e9, "Gflop")
+    for group, spent in profile["groups"].items():
+        figure(f"  of a batch, {group}", 100 * spent / sum(profile["groups"].values()), "%")
 
 
 if __name__ == "__main__":
