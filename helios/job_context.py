@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POLL_S', 'BEAT_S', 'SEND_S', 'GRACE_S', 'OUTBOX', 'LIVE', 'PATIENCE_S', 'Stopped', 'outcome_of', 'grace_s',
-           'JobContext']
+           'JobContext', 'undisturbed']
 
 # %% ../nbs/29_job_context.ipynb #2af294e9
 import contextlib
@@ -17,7 +17,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +295,25 @@ def _give_up(self: JobContext) -> None:
     kill_tree(os.getpid(), start_of(os.getpid()), only_below=True)
     os._exit(1)
 
+# %% ../nbs/29_job_context.ipynb #a0acb2b7
+def undisturbed(act: Callable[[], Any]) -> None:
+    "Call `act` where Ctrl-C does not reach it; the interrupt is raised when it is done, as is what it raises itself."
+    if threading.current_thread() is not threading.main_thread(): return act()
+    failed, once, done = [], threading.Lock(), threading.Event()   # an event: `join` forgets a thread once it was interrupted
+    def run() -> None:
+        if not once.acquire(blocking=False): return
+        try: act()
+        except BaseException as e: failed.append(e)  # noqa: BLE001  raised below, in the thread that asked
+        finally: done.set()
+    def wait() -> None:
+        threading.Thread(target=run, name="undisturbed").start()
+        done.wait()
+    try: wait()
+    except BaseException:
+        wait()      # a second thread, in case the first was not yet started; one of them acts
+        raise
+    if failed: raise failed[0]
+
 # %% ../nbs/29_job_context.ipynb #46ece24a
 PATIENCE_S = {True: 60.0, False: 3.0}   # for a process of its own, which nobody waits for, and for any other
 
@@ -322,6 +340,6 @@ def _conclude(self: JobContext, error: BaseException | None) -> None:
 @patch
 def __exit__(self: JobContext, kind: Any, error: BaseException | None, trace: Any) -> bool:
     if not self._ending.acquire(blocking=False): threading.Event().wait()   # the sentry is ending this process
-    with ThreadPoolExecutor(1, "job's end") as ending: ending.submit(self._conclude, error).result()   # waits for it, Ctrl-C or not
+    undisturbed(lambda: self._conclude(error))
     if self._own_process and not isinstance(error, (Stopped, type(None))): traceback.print_exception(error)
     return self._own_process
