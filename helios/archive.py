@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from fastcore.basics import patch
 
 from .places import MODELS, is_kept, write_atomic
-from .registry import Registry, RegistryError
+from .registry import Registry, RegistryError, member_refs
 from .tables import check_row, model_versions
 from .values import StoreError, to_json
-from .versions import check_model_name, check_tag, put_tag
+from .versions import check_model_name, check_tag, find_row, put_tag
 
 # %% ../nbs/22_archive.ipynb #7bd77262
 class ArchiveError(Exception):
@@ -123,17 +123,14 @@ def tensors_in(data: memoryview) -> dict[str, tuple[str, list[int]]]:   # name -
 def _check_net(about: dict, weights: memoryview | None) -> None:
     "`ArchiveError` unless the weights are those of the PowerballNet that the sidecar describes."
     import safetensors.torch
-    import torch
 
-    from helios.net import PowerballNet
+    from helios.net import net_shape, weight_shapes
     if weights is None: raise ArchiveError(f"{WEIGHTS} is missing")
-    found, shape = tensors_in(weights), {key: value for key, value in about["architecture"].items() if key != "class"}
-    if not all(type(n) in (int, float) and 0 <= n <= 65_536 for n in shape.values()) or shape.get("layers", 1) > 64 or shape.get("picked", 5) > shape.get("white_balls", 69):
-        raise ArchiveError(f"{SIDECAR}: no net has the shape {brief(shape)}")
-    try:
-        with torch.device("meta"): net = PowerballNet(**shape)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as e: raise ArchiveError(f"{SIDECAR}: no net has the shape {brief(shape)} ({e})") from e
-    wanted = {name: ("F32", list(tensor.shape)) for name, tensor in net.state_dict().items()}
+    found, given = tensors_in(weights), {key: value for key, value in about["architecture"].items() if key != "class"}
+    try: shape = net_shape(**given)
+    except (TypeError, ValueError) as e: raise ArchiveError(f"{SIDECAR}: no net has the shape {brief(given)} ({e})") from e
+    if max(shape.values()) > 65_536 or shape["layers"] > 64: raise ArchiveError(f"{SIDECAR}: no net has the shape {brief(given)}")
+    wanted = {name: ("F32", list(size)) for name, size in weight_shapes(shape).items()}
     wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     if wrong: raise ArchiveError(f"{WEIGHTS}: {brief(wrong[0])} is {found.get(wrong[0])}, the sidecar's net has {wanted.get(wrong[0])}")
     bad = [name for name, tensor in safetensors.torch.load(bytes(weights)).items() if not tensor.isfinite().all()]
@@ -249,13 +246,21 @@ def read_archive(
     except (ArchiveError, RegistryError, StoreError) as e: raise ArchiveError(f"{path}: refused; {e}") from e
 
 # %% ../nbs/22_archive.ipynb #aa46f0f7
+def _has_files(home: Path, file_path: str) -> bool: return all(part.is_file() for part in (home / file_path, (home / file_path).with_suffix(".json")))
+
+def _is_here(conn: sa.Connection, home: Path, ref: str) -> bool:
+    "Whether a version could be loaded as a member."
+    try: row = find_row(conn, ref)
+    except RegistryError: return False
+    return not row["deleted_at"] and not row["purged_at"] and _has_files(home, row["file_path"])
+
 def _twin(conn: sa.Connection, home: Path, name: str, about: dict, origin: dict, live: bool = False) -> int | None:
     "The version that this archive made, or was made from, its files being there; None if there is none."
     row = model_versions.c
     query = sa.select(row.version, row.file_path, row.about).where(row.model_name == name, row.purged_at.is_(None), row.file_path.is_not(None))
     if live: query = query.where(row.deleted_at.is_(None))
     for version, said, found in conn.execute(query.order_by(row.version)):
-        if not all(part.is_file() for part in (home / said, (home / said).with_suffix(".json"))): continue
+        if not (_has_files(home, said) and all(_is_here(conn, home, member) for member in member_refs(found))): continue
         if found == about or ((found or {}).get("imported_from") or {}).get("sidecar") == origin["sidecar"]: return version
     return None
 

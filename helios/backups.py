@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGED', 'VERSIONS', 'BYTES_A_SECOND', 'ROWS_A_SECOND', 'KEEP', 'open_read_only', 'damage', 'backups_folder',
            'backup_name', 'list_backups', 'newest_good', 'quick_check', 'damage_message', 'one_at_a_time', 'new_file',
-           'copy_file', 'revision_in', 'tidy', 'back_up_file', 'users_of', 'restore_file']
+           'copy_file', 'revision_in', 'tidy', 'back_up_file', 'users_of', 'require_backup', 'restore_file']
 
 # %% ../nbs/17_backups.ipynb #4d4498a1
 import os
@@ -250,17 +250,23 @@ def users_of(path: Path, # of a database file
     return found
 
 # %% ../nbs/17_backups.ipynb #e12b6ba6
+def require_backup(backup: Path, # any SQLite file
+) -> str: # the revision of its tables
+    "StoreError for a file that is not there, damaged, or none of Helios."
+    if not backup.is_file(): raise StoreError(f"{backup} is not there; helios db check lists the backups")
+    try: found, revision = damage(backup, full=True), revision_in(backup)
+    except sqlite3.Error as e: found, revision = str(e), "0"
+    if found: raise StoreError(f"{backup}: {found}; name another backup, helios db check lists them")
+    if revision == "0": raise StoreError(f"{backup} holds no tables of Helios; name another backup")
+    return revision
+
 def restore_file(path: Path, # where the database shall stand
     backup: Path,            # any sound SQLite file, such as one in `list_backups`
 ) -> dict: # restored, backup, revision, moved_aside: what stood there before, [] for nothing
     "Put a backup in a database's place, what stands there moved aside; StoreError before anything is changed."
     path, backup = Path(os.path.abspath(path)), Path(backup)
-    if not backup.is_file(): raise StoreError(f"{backup} is not there; helios db check lists the backups")
-    if path.exists() and os.path.samefile(path, backup): raise StoreError(f"{backup} is the database itself; name a backup")
-    try: found, revision = damage(backup, full=True), revision_in(backup)
-    except sqlite3.Error as e: found, revision = str(e), "0"
-    if found: raise StoreError(f"{backup}: {found}; name another backup, helios db check lists them")
-    if revision == "0": raise StoreError(f"{backup} holds no tables of Helios; name another backup")
+    if path.exists() and backup.exists() and os.path.samefile(path, backup): raise StoreError(f"{backup} is the database itself; name a backup")
+    revision = require_backup(backup)
     with one_at_a_time(backups_folder(path)):
         if using := users_of(path):
             raise StoreError(f"{path} is open in process {', '.join(using)}; end that first, it would write to the old file")

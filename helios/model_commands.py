@@ -283,7 +283,8 @@ def restore(ref: str, json_file: str | None) -> None:
 # %% ../nbs/58_model_commands.ipynb #36de45ac
 def _with_members(row: dict) -> str:
     "What an ensemble takes along."
-    refs = [member["ref"] for member in (row["about"] or {}).get("members", [])]
+    from helios.registry import member_refs
+    refs = member_refs(row["about"])
     return f" with its members {', '.join(refs)}" if refs else ""
 
 @models.command("export")

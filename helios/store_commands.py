@@ -216,7 +216,7 @@ def restore(file: str, database: str | None, replace: bool, json_file: str | Non
     """
     require_writable(json_file, "--json")
     with one_line_errors():
-        from helios.backups import damage, restore_file
+        from helios.backups import damage, require_backup, restore_file
         place = address(database)
         path = file_at(place)
         if path is None:
@@ -225,6 +225,7 @@ def restore(file: str, database: str | None, replace: bool, json_file: str | Non
             moved = [keys["saved"]] if keys["saved"] else []
         else:
             if not replace and path.exists() and path.stat().st_size and not _damaged(path, damage):
+                require_backup(Path(file))
                 fail(f"{path} is there and sound; give --replace to put {file} in its place, it is then moved aside", 2)
             keys = restore_file(path, Path(file))
             moved = keys["moved_aside"]

@@ -6,10 +6,13 @@
 __all__ = ['Setting', 'sweep', 'SweepBar']
 
 # %% ../nbs/59_sweep_commands.ipynb #406f482a
+from uuid import uuid4
+
 import click
 
 from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show
 from .console import simulated_notice, write_text, as_json
+from .job_commands import starting
 
 # %% ../nbs/59_sweep_commands.ipynb #c1fe9ebe
 class Setting(click.ParamType):
@@ -81,7 +84,8 @@ def _sweep(data: str | None, space: dict, trials: int, preset: str, epochs: int 
     for line in read.lines(): click.echo(f"Draws      {line}", err=True)
     with opened_store(writing=True) as store:
         jobs = Jobs(store, helios_home())
-        if detach: return submit_sweep(jobs, draws, plan, **params)
+        if detach:
+            with starting(jobs, job_id := uuid4().hex): return submit_sweep(jobs, draws, plan, job_id=job_id, **params)
         with SweepBar() as bar: return sweep_here(jobs, draws, plan, on_progress=bar, **params)
 
 # %% ../nbs/59_sweep_commands.ipynb #3968bbe4

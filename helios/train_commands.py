@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from uuid import uuid4
 
 import click
 
 from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
+from .job_commands import starting
 
 # %% ../nbs/59_train_commands.ipynb #57d2e43a
 def setting(word: str) -> tuple[str, object]:   # the field's name and its value
@@ -127,10 +129,11 @@ def train(data: str | None, name: str | None, preset: str | None, settings: tupl
             config = config_of(settings, preset, seed, begin)
             if read.simulated: simulated_notice(data is None)
             for line in read.lines(): click.echo(f"Draws      {line}", err=True)
-            row = submit_training(background, draws, config, name or (begin["model_name"] if begin else "powerball"),
-                                  begin and begin["ref"], memory_mb=memory_mb, time_s=time_s)
-            if detach: return show(row | {"folder": str(background.folder(row["job_id"]))}, _started(row), json_file)
-            for line in _started(row): click.echo(line, err=True)
+            with starting(background, job_id := uuid4().hex):
+                row = submit_training(background, draws, config, name or (begin["model_name"] if begin else "powerball"),
+                                      begin and begin["ref"], job_id, memory_mb, time_s)
+                if detach: return show(row | {"folder": str(background.folder(job_id))}, _started(row), json_file)
+                for line in _started(row): click.echo(line, err=True)
             _finish(background, _watch(background, row["job_id"]), json_file)
 
 def _started(row: dict) -> Iterator[str]:

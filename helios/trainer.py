@@ -33,7 +33,7 @@ from .game import POWERBALL, Game
 from .job_context import JobContext, Stopped
 from .jobs import Jobs
 from .memory_store import FencedError, MemoryStore
-from .net import NetError, PowerballNet
+from .net import NetError, PowerballNet, net_shape
 from .places import helios_home
 from .recurrence import kept_memory
 from .registry import Registry, check_model_name
@@ -78,11 +78,11 @@ def as_dict(self: TrainingResult) -> dict:
     return version_facts(self.version)
 
 # %% ../nbs/31_trainer.ipynb #2aebc7f3
-def _new_net(draws: pd.DataFrame, config: TrainingConfig, game: Game) -> PowerballNet:
-    "A net that has learned nothing; `TrainError` for a shape that it cannot have."
+def _shape(draws: pd.DataFrame, config: TrainingConfig, game: Game) -> dict:
+    "The shape of the net for these draws; `TrainError` for one that no net has."
     era = game.era_named(era_draws(draws).era.iloc[0])
-    try: return PowerballNet(era.whites, era.powerballs, era.picked, config.sequence_length, config.hidden, config.layers,
-                             config.heads, config.dropout)
+    try: return net_shape(era.whites, era.powerballs, era.picked, config.sequence_length, config.hidden, config.layers,
+                          config.heads, config.dropout)
     except NetError as e: raise TrainError(str(e)) from e
 
 # %% ../nbs/31_trainer.ipynb #f93fe110
@@ -90,7 +90,7 @@ def training_params(store: MemoryStore, home: Path, draws: pd.DataFrame, config:
                     parent: str | None = None, game: Game = POWERBALL) -> dict:
     "What a job of kind `train` is asked to do, checked; the parent under its number, since an alias may move."
     make_windows(draws, config)
-    with torch.device("meta"): shape = _new_net(draws, config, game).shape      # no memory is taken
+    shape = _shape(draws, config, game)
     params = {"model_name": check_model_name(model_name), "config": asdict(config), "game": game.name}
     if not parent: return params
     row = Registry(store, home).get(parent)
@@ -120,7 +120,7 @@ def train(
         try:
             result = self._run(context, draws, config, params, on_epoch)
         except KeyboardInterrupt as e:
-            e.add_note(f"helios jobs resume {context.job_id} goes on where this run stopped")
+            if (context.folder / DRAWS).exists(): e.add_note(f"helios jobs resume {context.job_id} goes on where this run stopped")
             raise
         context.result = result.as_dict()
         return result
@@ -211,7 +211,7 @@ def _run(self: ModelTrainer, context: JobContext, draws: pd.DataFrame, config: T
 
     try:
         with _seeded(config.seed, config.threads), kept_memory(), _ctrl_c_waits() as pressed:
-            net, state = _new_net(draws, config, self.game), kept.load()
+            net, state = PowerballNet(**_shape(draws, config, self.game)), kept.load()
             if state and state[1]["torch"] != torch.__version__:
                 _LOG.warning("training %s: begun with torch %s, goes on with %s; its weights may differ in their last bits from those of a "
                              "run under one version", context.job_id, state[1]["torch"], torch.__version__)

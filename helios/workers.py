@@ -241,9 +241,12 @@ def stop(self: LocalExecutor) -> None:
     "Cancel everything and end the workers at once."
     self._stopped = True
     self.shutdown(wait=False, cancel_futures=True)
-    for worker in [*self._workers]:
+    workers = [*self._workers]
+    for worker in workers:
         with suppress(OSError, ValueError): worker.process.kill()
     for thread in self._threads: thread.join(5)
+    for worker in workers:
+        with suppress(OSError, ValueError): worker.process.join(5)     # a process that was killed takes a moment to die
 
 @patch
 def __exit__(self: LocalExecutor, kind: type | None, error: object, trace: object) -> bool:

@@ -313,8 +313,11 @@ def test_a_deleted_version_is_no_member(tmp_path, mixed):
         for alias in registry.get(ref)["aliases"]:
             registry.remove_alias(ref.split("@")[0], alias)
         registry.delete(ref)
-    row = registry.import_file(path, again=True)
-    assert [m["ref"] for m in row["about"]["members"]] == ["net@1", "net@3"]
+    # the deleted ensemble is not here either, since it could not be restored as it is
+    row = registry.import_file(path)
+    assert (row["ref"], row["imported"], [m["ref"] for m in row["about"]["members"]]) == ("mix@2", True, ["net@1", "net@3"])
+    registry.restore("net@2")
+    assert registry.import_file(path)["ref"] == "mix@1"
 
 
 def test_a_member_that_changed_is_not_exported(tmp_path):

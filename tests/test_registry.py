@@ -202,6 +202,11 @@ def test_rollback_goes_further_back_each_time_and_passes_over_what_is_gone(regis
     assert last == {"alias": "champion", "from": 5, "to": 1, "why": None, "kind": "rolled_back"}
 
 
+def test_rollback_of_a_model_that_is_not_there(registry):
+    with pytest.raises(RegistryError, match="no model is named 'nope'"):
+        registry.rollback("nope")
+
+
 def test_rollback_to_a_version_it_had(registry):
     for _ in range(4):
         add(registry)
@@ -782,9 +787,10 @@ def test_a_member_of_an_ensemble_stays(registry):
     registry.remove_alias("mix", "champion")
     registry.delete("mix@1")
     registry.delete("net@2")
-    registry.restore("mix@1")
-    with pytest.raises(RegistryError, match=said):
+    with pytest.raises(RegistryError, match="mix@1 needs its member net@2: net@2 is deleted; bring it back first"):
+        registry.restore("mix@1")
+    with pytest.raises(RegistryError, match="net@2 is a member of the deleted ensemble mix@1, which could be restored; purge that first: helios models purge mix@1 --yes$"):
         registry.purge("net@2")
     assert registry.get("net@2")["purged_at"] is None and Path(rows[1]["file_path"]).exists()
-    registry.delete("mix@1")
+    registry.purge("mix@1")
     assert registry.purge("net@2")["purged_at"]

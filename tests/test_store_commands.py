@@ -228,6 +228,12 @@ def test_a_locked_file_is_said_in_one_line(path):
         assert "close whoever holds it" in line("check", status=1)
 
 
+def test_what_is_no_backup_is_said_before_anything_is_asked(path, tmp_path):
+    (tmp_path / "text.db").write_text("no database")
+    assert "is not there; helios db check lists the backups" in line("restore", tmp_path / "nope", status=1)
+    assert "text.db" in (said := line("restore", tmp_path / "text.db", status=1)) and "--replace" not in said
+
+
 # A server
 
 

@@ -127,6 +127,32 @@ def test_a_time_limit_keeps_the_state(draws, home):
     assert list((home / "jobs").glob("*/state.safetensors"))
 
 
+@pytest.mark.parametrize("detach", [[], ["--detach"]])
+@pytest.mark.parametrize("started", [True, False])
+def test_ctrl_c_while_the_job_is_started_leaves_none_without_a_name(draws, home, monkeypatch, detach, started):
+    from click.testing import CliRunner
+
+    import helios.trainer
+    from helios.cli import main
+    submit = helios.trainer.submit_training
+
+    def pressed(*args, **rest):
+        if started:
+            submit(*args, **rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(helios.trainer, "submit_training", pressed)
+    done = CliRunner().invoke(main, ["train", *train_words(draws, 4000, *detach)])
+    with MemoryStore(home / DATABASE) as store:
+        background = Jobs(store, home)
+        rows = background.list()
+        for row in rows:
+            assert f"helios jobs cancel {row['job_id'][:12]} stops it" in done.stderr
+            background.cancel(row["job_id"])
+            background.wait(row["job_id"], 60)
+    assert done.exit_code == 1 and len(rows) == started and done.stderr.splitlines()[-1].startswith("helios: stopped")
+
+
 def take_terminal():
     """In the child: the terminal is its own."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
