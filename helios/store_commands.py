@@ -162,6 +162,7 @@ def check(database: str | None, full: bool, json_file: str | None) -> None:
         else:
             try: keys = look_at_file(path, full)
             except (sqlite3.Error, OSError) as e: fail(f"{path}: cannot be read ({e}); give yourself the right to, or close whoever holds it", 1)
+        if database and not keys["there"]: fail(f"--database {path}: there is no such file; name one, or leave it out for your own", 2)
         keys["state"] = "damaged" if keys["damage"] else _known(keys["revision"])
         show(keys, check_lines(keys, full), json_file)
     if keys["state"] in ("damaged", "newer"): sys.exit(1)

@@ -228,6 +228,11 @@ def test_a_locked_file_is_said_in_one_line(path):
         assert "close whoever holds it" in line("check", status=1)
 
 
+def test_a_mistyped_database_is_not_taken_for_a_sound_one(path, tmp_path):
+    assert "there is no such file" in line("check", "--database", tmp_path / "nope.db", status=2)
+    assert not (tmp_path / "nope.db").exists()
+
+
 def test_what_is_no_backup_is_said_before_anything_is_asked(path, tmp_path):
     (tmp_path / "text.db").write_text("no database")
     assert "is not there; helios db check lists the backups" in line("restore", tmp_path / "nope", status=1)
