@@ -80,11 +80,15 @@ class _Sweep:
             self._say(rung)
 
 # %% ../nbs/33_sweeps.ipynb #9573e1a1
+def _best_skill(facts: dict) -> float:
+    "What a leg came to, by its reports: a crash may have come between them and the value that the study keeps."
+    return max(report["metrics"]["validation_skill"] for report in facts["reports"])
+
 @patch
 def _climb(self: _Sweep, trials: list[Trial], rung: int) -> None:
     "Bring trials to a rung."
     for trial in trials:
-        if trial.facts.get("ended"): self.study.report(trial, rung, trial.value, trial.facts)
+        if trial.facts.get("ended"): self.study.report(trial, rung, _best_skill(trial.facts), trial.facts)
     futures = {self.pool.submit(train_leg, self.seen, self.plan.config(t.params), rung, self._state(t)): t
                for t in trials if rung not in t.values}
     left = set(futures)

@@ -214,6 +214,25 @@ def test_sweeps_of_one_name_in_two_storages_both_keep_their_trials(tmp_path):
                 assert store.get_training_session(f"{job_id}-trial-{number:04}")["config"]["hidden"] == hidden
 
 
+@pytest.mark.parametrize("rung", [5, 10])
+def test_a_crash_between_a_report_and_its_value(tmp_path, reference, monkeypatch, rung):
+    """The study has the epochs of the leg and not yet the value at its rung."""
+    from optuna.storages import RDBStorage
+    write, left, url = RDBStorage.set_trial_intermediate_value, [True], f"sqlite:///{tmp_path}/study.db"
+
+    def dies(storage, trial_id, step, value):
+        if step == rung and left:
+            left.clear()
+            raise KeyboardInterrupt
+        return write(storage, trial_id, step, value)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(RDBStorage, "set_trial_intermediate_value", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(DRAWS, PLAN, "local", "cut", url, 1, folder=tmp_path)
+    assert outcome(run_plan(DRAWS, PLAN, "local", "cut", url, 1, folder=tmp_path)) == reference
+
+
 @pytest.mark.slow
 def test_a_killed_job_is_resumed_to_the_same_result(tmp_path, reference):
     with MemoryStore(tmp_path / "store.db") as store:
