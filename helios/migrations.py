@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from .backups import VERSIONS, backup_name, backups_folder, copy_file, new_file, one_at_a_time, tidy
 from .places import BACKUPS, helios_home
-from .sweep_tables import STUDIES, clear_sweeps, copy_sweeps, has_sweeps, why_left_out
+from .sweep_tables import STUDIES, copy_sweeps, has_sweeps, why_left_out
 from .tables import Json, schema
 from .values import StoreError
 
@@ -157,9 +157,7 @@ def restore_server(engine: sa.Engine, # of a PostgreSQL database
                     saved = back_up_server(engine, folder / backup_name(server_name(engine.url), HEAD, False))
                     conn.exec_driver_sql(f"TRUNCATE {', '.join(schema.tables)}")
                 n_rows = copy_rows(rows, conn)
-                if not left_out:
-                    clear_sweeps(conn)
-                    n_rows += copy_sweeps(rows, conn)
+                if not left_out: n_rows += copy_sweeps(rows, conn)
         except sa.exc.SQLAlchemyError as e: raise StoreError(f"{place}: nothing was restored ({_cause(e)}); it is as it was") from e
     return {"restored": place, "backup": str(backup), "rows": n_rows, "saved": saved and str(saved), "left_out": left_out}
 

@@ -28,10 +28,13 @@ def require_live(row: dict) -> None:
     if row["purged_at"]: raise RegistryError(f"{ref} was purged, its files are gone; choose another version")
     if row["deleted_at"]: raise RegistryError(f"{ref} is deleted; bring it back first: helios models restore {ref}")
 
+def _members(about: dict | None) -> list[dict]:
+    members = about.get("members") if isinstance(about, dict) else None
+    return [m for m in members if isinstance(m, dict) and isinstance(m.get("ref"), str)] if isinstance(members, list) else []
+
 def member_refs(about: dict | None) -> list[str]:
     "The versions that a version consists of, by its sidecar."
-    members = about.get("members") if isinstance(about, dict) else None
-    return [m["ref"] for m in members if isinstance(m, dict) and isinstance(m.get("ref"), str)] if isinstance(members, list) else []
+    return [member["ref"] for member in _members(about)]
 
 # %% ../nbs/21_registry.ipynb #fb45a118
 @patch
@@ -165,8 +168,7 @@ def _require_no_ensemble(conn: sa.Connection, row: dict, purging: bool = False) 
     own, column = f"{row['model_name']}@{row['version']}", model_versions.c
     said = sa.type_coerce(column.about, sa.Text).contains(f'"{own}"', autoescape=True)   # few rows; what they say is looked at below
     for name, version, about in conn.execute(sa.select(column.model_name, column.version, column.about).where((column.purged_at if purging else column.deleted_at).is_(None), said)):
-        members = about.get("members") if isinstance(about, dict) else None
-        if any(isinstance(m, dict) and (m.get("ref"), m.get("sha256")) == (own, row["sha256"]) for m in (members if isinstance(members, list) else [])):
+        if any((m["ref"], m.get("sha256")) == (own, row["sha256"]) for m in _members(about)):
             words = f"deleted ensemble {name}@{version}, which could be restored; purge that first: helios models purge {name}@{version} --yes"
             if not purging: words = f"ensemble {name}@{version}; delete that first: helios models delete {name}@{version}"
             raise RegistryError(f"{own} is a member of the {words}")

@@ -45,11 +45,11 @@ def copy_sweeps(
     source: sa.Connection,   # reads
     target: sa.Connection,   # in a transaction; rows of sweeps that are there are replaced
 ) -> int:                    # rows
-    "Copy the record of all sweeps; nothing where there is none. Ask `why_left_out` of both before."
+    "Copy the record of all sweeps; where there is none, none is left. Ask `why_left_out` of both before."
+    clear_sweeps(target)
     if not sa.inspect(source).has_table(STUDIES): return 0
     copied, tables = 0, _tables()
     for table in tables: table.create(target, checkfirst=True)
-    clear_sweeps(target)
     for table in tables:
         for part in source.execute(sa.select(table).order_by(*table.primary_key).execution_options(yield_per=2000)).mappings().partitions():
             target.execute(table.insert(), [dict(row) for row in part])
