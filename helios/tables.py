@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['schema', 'models', 'training_sessions', 'training_logs', 'enhanced_journal', 'knowledge_fragments',
            'performance_metrics', 'predictions', 'context_storage', 'system_events', 'memory_operations', 'jobs',
-           'job_events', 'model_versions', 'model_aliases', 'model_tags', 'from_json', 'Json', 'check_row',
-           'check_columns']
+           'job_events', 'model_versions', 'model_aliases', 'model_tags', 'ledger', 'goals', 'decisions', 'experiments',
+           'from_json', 'Json', 'check_row', 'check_columns']
 
 # %% ../nbs/17_tables.ipynb #79497dd3
 import json
@@ -63,7 +63,8 @@ enhanced_journal = _table("enhanced_journal", _full("model_name"), _full("sessio
     _full("archived", Boolean, server_default=sa.false()), sa.Index("idx_enhanced_journal_model", "model_name"))
 knowledge_fragments = _table("knowledge_fragments", _full("model_name"), _full("fragment_type"), _full("content", Json),
     _full("relevance_score", Float, 0, 1), _full("usage_count", Integer, server_default="0"),
-    _time("created_at"), Column("last_accessed", Text))
+    _time("created_at"), Column("last_accessed", Text), Column("content_hash", Text),
+    sa.Index("idx_knowledge_fragments_content", "model_name", "fragment_type", "content_hash", unique=True))
 performance_metrics = _table("performance_metrics", _full("model_name"), _full("metric_name"),
     _full("metric_value", Float), Column("context", Json), _time("timestamp"),
     sa.Index("idx_performance_metrics_timestamp", "timestamp"))
@@ -102,6 +103,21 @@ model_aliases = _table("model_aliases", _full("model_name"), _full("alias"), _fu
     _time("created_at"), _time("updated_at"), sa.UniqueConstraint("model_name", "alias"))
 model_tags = _table("model_tags", _full("model_name"), _full("version", Integer, 1, 2**31 - 1), _full("tag"),
     _time("created_at"), sa.UniqueConstraint("model_name", "version", "tag"))
+
+# %% ../nbs/17_tables.ipynb #c4489c20
+ledger = _table("ledger", _full("kind"), _full("draw_date"), _full("forecaster"), _full("version"), _full("content", Json),
+    _time("made_at"), _full("previous", unique=True), _full("hash", unique=True),
+    sa.Index("idx_ledger_draw_date", "draw_date", "forecaster"))
+goals = _table("goals", _full("name", unique=True), _full("metric"), _full("target", Float), Column("deadline", Text),
+    _full("priority", Integer, 1, 9), Column("model_name", Text), _full("status"), Column("details", Json),
+    _time("created_at"), _time("updated_at"))
+decisions = _table("decisions", _full("kind"), _full("model_name"), _full("state", Json), _full("options", Json),
+    _full("choice"), _full("confidence", Float, 0, 1), _full("rationale"),
+    _full("reversible", Boolean, server_default=sa.false()), _full("autonomous", Boolean, server_default=sa.false()),
+    _full("status"), Column("expected", Json), Column("outcome", Json), Column("undo", Json), _time("created_at"),
+    _time("updated_at"), Column("executed_at", Text), Column("verified_at", Text), sa.Index("idx_decisions_status", "status"))
+experiments = _table("experiments", _full("name", unique=True), _full("kind"), _full("config", Json), _full("status"),
+    Column("outcome", Json), _time("created_at"), _time("updated_at"), Column("ended_at", Text))
 
 # %% ../nbs/17_tables.ipynb #bd557dc9
 def check_row(table: Table,
