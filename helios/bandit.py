@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['NOTHING', 'HALF_LIFE', 'Arm', 'fading', 'value_of_draws', 'thompson']
 
-# %% ../nbs/38_bandit.ipynb #6f214761
+# %% ../nbs/38_bandit.ipynb #2608ecee
 from dataclasses import dataclass
 
 import numpy as np
 from fastcore.basics import patch
-from scipy import stats
+from scipy import special
 
 from .challengers import DecisionError
 
-# %% ../nbs/38_bandit.ipynb #c3f6983f
+# %% ../nbs/38_bandit.ipynb #0ff580fa
 @dataclass(frozen=True)
 class Arm:
     "Belief about a mean reward: normal-inverse-gamma with these four parameters."
@@ -35,8 +35,10 @@ class Arm:
 
 NOTHING = Arm(weight=np.inf)   # what abstaining gives: exactly 0
 
-@patch
-def _t(self: Arm): return stats.t(2 * self.shape, self.mean, np.sqrt(self.scale / (self.shape * self.weight)))
+@patch(as_prop=True)
+def spread(self: Arm) -> float:
+    "Scale of the Student t of the mean, which has 2 `shape` degrees of freedom; nats a draw."
+    return float(np.sqrt(self.scale / (self.shape * self.weight)))
 
 # %% ../nbs/38_bandit.ipynb #afebe499
 @patch
@@ -66,22 +68,24 @@ def learn_summary(self: Arm,
     pull = self.weight * n * (mean - self.mean) ** 2 / (2 * weight)
     return Arm((self.weight * self.mean + n * mean) / weight, weight, self.shape + n / 2, self.scale + squares / 2 + pull)
 
-# %% ../nbs/38_bandit.ipynb #6f414a8e
+# %% ../nbs/38_bandit.ipynb #5788125b
 @patch
 def sample(self: Arm, rng: np.random.Generator, n: int = 1) -> np.ndarray:   # (n,) nats a draw
     "Means drawn from the belief."
     if self.known: return np.full(n, self.mean)
-    return self.mean + np.sqrt(self.scale / (self.shape * self.weight)) * rng.standard_t(2 * self.shape, n)
+    return self.mean + self.spread * rng.standard_t(2 * self.shape, n)
 
 @patch
 def chance_above(self: Arm, value: float) -> float:
     "The chance that the mean is above a value."
-    return float(self.mean > value) if self.known else float(self._t().sf(value))
+    return float(self.mean > value) if self.known else float(special.stdtr(2 * self.shape, (self.mean - value) / self.spread))
 
 @patch
 def interval(self: Arm, level: float = 0.95) -> tuple[float, float]:
     "The central interval of the mean."
-    return (self.mean, self.mean) if self.known else tuple(float(x) for x in self._t().interval(level))
+    if self.known: return self.mean, self.mean
+    half = self.spread * float(special.stdtrit(2 * self.shape, (1 + level) / 2))
+    return self.mean - half, self.mean + half
 
 # %% ../nbs/38_bandit.ipynb #f5552500
 HALF_LIFE = 500   # draws
@@ -94,7 +98,7 @@ def fading(
     "How much each of `n` draws still counts."
     return 0.5 ** ((now - 1 - np.arange(first, first + n)) / HALF_LIFE)
 
-# %% ../nbs/38_bandit.ipynb #1a03336a
+# %% ../nbs/38_bandit.ipynb #0a23ce78
 def value_of_draws(
     arm: Arm,
     m: int,            # draws to come
@@ -104,7 +108,7 @@ def value_of_draws(
     if arm.known or m <= 0: return 0.0
     moved = arm.sd * np.sqrt(m / (arm.weight + m))
     z = abs(arm.mean - bar) / moved
-    return float(moved * max(stats.norm.pdf(z) - z * stats.norm.sf(z), 0.0))
+    return float(moved * max(np.exp(-z * z / 2) / np.sqrt(2 * np.pi) - z * special.ndtr(-z), 0.0))
 
 # %% ../nbs/38_bandit.ipynb #38cd1693
 def thompson(

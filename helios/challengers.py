@@ -6,7 +6,7 @@
 __all__ = ['UNIFORM', 'NETS', 'LEAST', 'KEPT', 'ALPHA', 'DecisionError', 'deciding', 'unseen_from', 'scores', 'Record',
            'Challengers']
 
-# %% ../nbs/37_challengers.ipynb #0bd7eced
+# %% ../nbs/37_challengers.ipynb #a4d465f9
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from .fitting import Windows, net_forecast
 from .forecasters import FORECASTERS, walk
 from .memory_store import MemoryStore
 from .registry import Registry
+from .tables import context_storage
 from .trained_model import TrainedModel, draws_fingerprint
 
 # %% ../nbs/37_challengers.ipynb #bd8ffb41
@@ -106,7 +107,7 @@ class Record:
         if self.name == UNIFORM: return np.zeros(max(end - first, 0))
         return self.skills[first - self.start:end - self.start]
 
-# %% ../nbs/37_challengers.ipynb #4b457ed8
+# %% ../nbs/37_challengers.ipynb #4176e584
 KEPT = "strategy_record"   # context type of what is kept here
 
 class Challengers:
@@ -120,7 +121,7 @@ class Challengers:
         if self.n < LEAST: raise DecisionError(f"{self.n} draws in the era {current.era.iloc[0]}; {LEAST} are the least to decide on")
         first = current.head(LEAST // 2)
         said = first.to_csv(index=False, date_format="%Y-%m-%d", columns=[c for c in first.columns if c not in ("multiplier", "era")])
-        self.history = sha256(said.encode()).hexdigest()[:12]
+        self.history, self._seen = sha256(said.encode()).hexdigest()[:12], None
 
     @property
     def origin(self) -> int:
@@ -128,8 +129,19 @@ class Challengers:
         return self._get("origin", self.n // 2)
 
     def _get(self, key: str, missing: object) -> object:
+        if self._seen is not None: return self._seen.get(key, missing)
         row = self.store.get_context(KEPT, f"{self.history}/{key}")
         return missing if row is None else row["context_data"]
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        "Read everything that is kept here once, for the length of a `with` that only reads."
+        key = context_storage.c.context_key
+        rows = self.store._rows(sa.select(key, context_storage.c.context_data).where(
+            context_storage.c.context_type == KEPT, key.startswith(f"{self.history}/", autoescape=True)))
+        self._seen = {row["context_key"].removeprefix(f"{self.history}/"): row["context_data"] for row in rows}
+        try: yield
+        finally: self._seen = None
 
     def _put(self, key: str, value: object) -> None: self.store.store_context(KEPT, f"{self.history}/{key}", value)
 

@@ -112,7 +112,7 @@ def _trainings(self: DecisionEngine, model: str, kind: str = "retrain") -> dict[
         found[target] = arm, said.get("cpu_s") or last_s
     return {target: arm_facts(arm) | {"last_s": last_s} for target, (arm, last_s) in found.items()}
 
-# %% ../nbs/40_decision_state.ipynb #e3068e84
+# %% ../nbs/40_decision_state.ipynb #58f6295b
 @patch
 def _net_facts(self: DecisionEngine, model: str) -> dict:
     "What can be trained and adjusted now, and why not."
@@ -133,18 +133,24 @@ def _net_facts(self: DecisionEngine, model: str) -> dict:
 def _upkeep_facts(self: DecisionEngine, draws: pd.DataFrame) -> dict:
     "How far the history is behind, and what compaction would do."
     last, today = draws.draw_date.iloc[-1].date(), self.clock().date()
-    due = sum(last < day < today for day in POWERBALL.draw_dates(last, today)) if last < today else 0
+    simulated = draws.attrs.get("simulated", False)
+    due = 0 if simulated or last >= today else sum(last < day < today for day in POWERBALL.draw_dates(last, today))
     running = self.store._rows(sa.select(experiments.c.name).where(experiments.c.kind == "ab", experiments.c.status == "running").limit(1))
-    return {"behind": 0 if draws.attrs.get("simulated") else due, "old_rows": sum(outlook(self.store._transaction).values()),
+    return {"behind": due, "old_rows": sum(outlook(self.store._transaction).values()),
             "running_ab": running[0]["name"] if running else None}
 
-# %% ../nbs/40_decision_state.ipynb #a7fc52cf
+# %% ../nbs/40_decision_state.ipynb #dc9e451d
 @patch
 def state(self: DecisionEngine, draws: pd.DataFrame,   # a history; its last era is used
     model: str = "powerball",                          # name in the registry
 ) -> dict:                                             # all JSON-ready
     "What a decision sees; `DecisionError` for a history that is too short."
     here = Challengers(self.store, draws, self.registry)
+    with here.at_once(): return self._state(here, model)
+
+@patch
+def _state(self: DecisionEngine, here: Challengers, model: str) -> dict:
+    draws = here.draws
     champion, trial, mode = champion_of(self.store, here.history), trial_of(self.store, here.history), context_of(self.store, *AUTONOMOUS)
     arms = self._arms(here, champion, model)
     own = here.record(champion["name"]).skills
@@ -205,11 +211,10 @@ def _expected(self: DecisionEngine, option: Option) -> dict:
     return {"gain_nats": option.gain * share, "sd_nats": sd * share, "draws": self.trial_draws, "utility": option.utility,
             "cpu_s": option.cpu_s}
 
-# %% ../nbs/40_decision_state.ipynb #99132426
+# %% ../nbs/40_decision_state.ipynb #7a57a13f
 def rationale(options: list[Option], choice: int, confidence: float, state: dict) -> str:
     "Why, in a sentence."
     chosen, free = options[choice], [option for option in options if not option.blocked]
-    tried = sum(said["draws"] > 0 for name, said in state["arms"].items() if name != state["champion"]["name"])
     if chosen.kind == "abstain":
         rest = max((o.utility for o in free[1:]), default=None)
         why = "nothing else can be done now" if rest is None else (
@@ -225,5 +230,6 @@ def rationale(options: list[Option], choice: int, confidence: float, state: dict
         return (f"{said}; E is {exp(min(found['log_e'], 700)):.3g} against {state['champion']['name']} on {found['draws']} draws, "
                 f"{exp(found['needed']):.0f} was needed.")
     if chosen.kind == "strategy" and chosen.utility < 0:
-        return f"{said}; a sample of what is believed put it first, since {tried} of {len(state['arms']) - 1} strategies are known so far."
+        new = state["arms"][chosen.target]["last_s"] is None
+        return f"{said}; {'it has never been scored, and' if new else 'what is known leaves room:'} a sample of the belief put it first."
     return said + "."

@@ -27,7 +27,7 @@ from .memory_store import ENDED
 from .processes import host_identity, is_alive, start_of
 from .tables import experiments
 
-# %% ../nbs/41_decisions.ipynb #3730eeef
+# %% ../nbs/41_decisions.ipynb #316ae1ca
 @patch
 def approve(self: DecisionEngine, id: int,
     choice: str | None = None,   # another of the decision's options; None: the one chosen
@@ -42,7 +42,8 @@ def approve(self: DecisionEngine, id: int,
         share = self.trial_draws / self.horizon
         values = {"kind": option["kind"], "choice": choice, "reversible": option["reversible"],
                   "rationale": f"{row['rationale']} A person chose {choice} instead.",
-                  "expected": row["expected"] | {"gain_nats": option["parts"]["expected_gain"] * share, "utility": option["utility"]}}
+                  "expected": row["expected"] | {"gain_nats": option["parts"]["expected_gain"] * share, "utility": option["utility"],
+                      "sd_nats": (option["high"] - option["low"]) / 3.29 * share, "cpu_s": option["cpu_s"]}}
     with deciding(self.store):
         self._set(id, ("proposed",), "approved", **values)
         self._note(row, "decision_approved", f"Decision {id} is approved: {say(choice or row['choice'])}.")
