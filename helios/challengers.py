@@ -180,7 +180,7 @@ def catch_up(self: Challengers, name: str) -> tuple[Record, float]:   # the reco
         self._put(f"record/{name}", {"start": after.start, "skills": after.skills.tolist(), "cpu_s": after.cpu_s, "last_s": spent})
     return after, spent
 
-# %% ../nbs/37_challengers.ipynb #155c4f19
+# %% ../nbs/37_challengers.ipynb #ad146ac9
 ALPHA = 0.05
 
 @patch
@@ -206,10 +206,15 @@ def has_paid(self: Challengers, champion: str, challenger: str, reign: int = 0) 
     return [champion, challenger, reign] in self._get("tried", [])
 
 @patch
-def log_e(self: Challengers, champion: str, challenger: str, reign: int = 0) -> tuple[float, int]:   # ln E, and draws that it rests on
-    "Evidence for the challenger against the champion on the draws that both have scored since `reign`."
+def edge(self: Challengers, champion: str, challenger: str, reign: int = 0) -> np.ndarray:   # (draws,) nats
+    "How much better the challenger was than the champion, on each draw that both have scored since `reign`."
     one, other = self.record(champion), self.record(challenger)
     first = max([reign, self.origin, *(r.start for r in (one, other) if r.name != UNIFORM)])
     end = min([self.n, *(r.upto for r in (one, other) if r.name != UNIFORM)])
-    if end <= first: return 0.0, 0
-    return float((other.between(first, end) - one.between(first, end)).sum()), end - first
+    return np.zeros(0) if end <= first else other.between(first, end) - one.between(first, end)
+
+@patch
+def log_e(self: Challengers, champion: str, challenger: str, reign: int = 0) -> tuple[float, int]:   # ln E, and draws that it rests on
+    "Evidence for the challenger against the champion, on the draws that both have scored since `reign`."
+    nats = self.edge(champion, challenger, reign)
+    return float(nats.sum()), len(nats)

@@ -82,7 +82,7 @@ def _note(self: DecisionEngine, row: dict, event: str, said: str, **data: Any) -
     self.store._insert(enhanced_journal, model_name=row["model_name"], session_id="autonomous" if row["autonomous"] else "decisions",
                        event_type=event, event_data={"decision": row["id"], "said": said, **data}, timestamp=self.now)
 
-# %% ../nbs/40_decision_state.ipynb #f2aa92ee
+# %% ../nbs/40_decision_state.ipynb #36a02747
 @patch
 def _arm(self: DecisionEngine, challengers: Challengers, name: str) -> Arm:
     "The belief about a strategy's mean skill."
@@ -96,7 +96,8 @@ def _arms(self: DecisionEngine, challengers: Challengers, champion: dict, model:
     found = {}
     for name in dict.fromkeys([champion["name"], *challengers.names(model)]):
         said = arm_facts(self._arm(challengers, name)) | gate(challengers, champion, name)
-        found[name] = said | {"last_s": challengers.record(name).last_s}
+        edge = arm_facts(Arm().learn(challengers.edge(champion["name"], name, champion["reign"]))) if said["open"] else None
+        found[name] = said | {"last_s": challengers.record(name).last_s, "edge": edge}
     return found
 
 @patch
@@ -176,14 +177,17 @@ def _failed(self: DecisionEngine, last: str, model: str) -> dict[str, str]:
     rows = self.store._newest(table, 20, status="failed", model_name=model)
     return {row["choice"]: row["outcome"]["error"] for row in rows if row["state"]["last"] == last}
 
-# %% ../nbs/40_decision_state.ipynb #f9bb152c
+# %% ../nbs/40_decision_state.ipynb #2fc83ace
 @patch
 def propose(self: DecisionEngine, draws: pd.DataFrame,
     model: str = "powerball",
     alone: bool = False,   # for the autonomous mode: only what it may do without a person
 ) -> dict:                 # the decision's row
     "Weigh what could be done and store the choice; nothing is done yet. `DecisionError` for a history that is too short."
-    began, state = time.process_time(), self.state(draws, model)
+    began, here = time.process_time(), Challengers(self.store, draws, self.registry)
+    champion = champion_of(self.store, here.history)["name"]
+    if here.n - here.record(champion).upto >= self.trial_draws: here.catch_up(champion)
+    state = self.state(draws, model)
     goals = [goal for goal in state["goals"] if not (goal["reached"] or goal["missed"])]
     count = self.store._rows(sa.select(sa.func.max(table.c.id).label("last")))[0]["last"] or 0
     options, choice, confidence = weigh(state, np.random.default_rng([self.seed, count]), self.prices, alone=alone,

@@ -71,7 +71,7 @@ class Option:
                 "blocked": self.blocked or None, "parts": {"expected_gain": self.gain, "probability": self.probability, "cost": self.cost,
                                                            "risk": self.risk, "goal_bonus": self.goal_bonus}}
 
-# %% ../nbs/39_utility.ipynb #296a09d6
+# %% ../nbs/39_utility.ipynb #54a79207
 def as_arm(said: dict,   # with mean, weight, shape, scale; weight None: known
 ) -> Arm:
     "A belief as a state holds it."
@@ -95,11 +95,15 @@ class Weigher:
         self.champion = state["champion"]["name"]
         self.now, self.now_samples = self.arms[self.champion], self.samples[self.champion]
 
+        self.edges = {name: as_arm(said["edge"]) for name, said in state["arms"].items() if said["edge"]}
+        self.edge_samples = {name: arm.sample(rng, ROWS) for name, arm in self.edges.items()}
+
     def about_skill(self, kind: str, target: str, arm: Arm, cpu_s: float, change: float, claim: bool, blocked: str = "") -> Option:
         "An option whose gain is the skill of an arm over the champion's."
-        gains = self.horizon * (self.samples[target] - self.now_samples)
+        gains, mean = self.horizon * (self.samples[target] - self.now_samples), arm.mean - self.now.mean
+        if claim and target in self.edges: gains, mean = self.horizon * self.edge_samples[target], self.edges[target].mean
         probability = float((gains > 0).mean())
-        return Option(kind, target, self.horizon * (arm.mean - self.now.mean), probability, self.prices["cpu_s"] * cpu_s + change,
+        return Option(kind, target, self.horizon * mean, probability, self.prices["cpu_s"] * cpu_s + change,
                       self.prices["false_claim"] * (1 - probability) if claim else 0.0, self.bonus(kind, arm), cpu_s, blocked, gains)
 
 # %% ../nbs/39_utility.ipynb #2c33b4b5
