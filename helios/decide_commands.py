@@ -16,15 +16,15 @@ import click
 from .console import HELP, Commands, Day, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file
 from .console import require_writable, show, simulated_notice, wrapped
 
-# %% ../nbs/59_decide_commands.ipynb #67de656e
+# %% ../nbs/59_decide_commands.ipynb #66021ccc
 @contextmanager
-def opened_engine(make: bool = True, writing: bool = True) -> Iterator:
-    "A DecisionEngine on the user's own store, with its registry and jobs; errors as one line."
+def opened_engine(data: str | None = None, make: bool = True, writing: bool = True) -> Iterator:
+    "A DecisionEngine on the user's own store, with its registry and jobs; errors as one line. Fetching adds to no file of `data`."
     with one_line_errors(), opened_store(make, writing=writing) as store:
         from helios.archive import Registry
         from helios.autonomy import DecisionEngine
         from helios.jobs import Jobs
-        yield DecisionEngine(store, Registry(store), Jobs(store))
+        yield DecisionEngine(store, Registry(store), Jobs(store), fetches=data is None)
 
 def _draws(data: str | None):
     "The draws, with the notice where they are simulated."
@@ -40,19 +40,19 @@ def _checked(json_file: str | None, plot: str | None = None, data: str | None = 
     require_writable(plot, "--plot")
     if plot == "-": fail("--plot writes a PNG, so name a file", 2)
 
-# %% ../nbs/59_decide_commands.ipynb #6dde9f92
+# %% ../nbs/59_decide_commands.ipynb #f3b2fe5b
 def decision_lines(row: dict) -> Iterator[str]:
     "A decision for people."
     from helios.decision_actions import say
     undo = "can be undone" if row["reversible"] else "cannot be undone"
     yield f"Decision   {row['id']}, {row['status']}: {say(row['choice'])}; {undo}"
     yield from wrapped("Why", row["rationale"])
-    heads = f"{'utility':>8} {'5%':>8} {'95%':>8} {'gain':>7} {'cost':>6} {'risk':>6} {'goals':>6}"
+    heads = f"{'sampled':>8} {'utility':>8} {'5%':>8} {'95%':>8} {'gain':>7} {'cost':>6} {'risk':>6} {'goals':>6}"
     unit = f"nats over {row['state']['horizon']} draws"
     yield f"Options    {unit:28} {heads}"
     for option in sorted(row["options"], key=lambda o: (bool(o["blocked"]), -o["utility"])):
         part, mark = option["parts"], "*" if option["action"] == row["choice"] else " "
-        yield (f"         {mark} {option['action'][:28]:28} {option['utility']:8.2f} {option['low']:8.2f} {option['high']:8.2f} "
+        yield (f"         {mark} {option['action'][:28]:28} {option['sampled']:8.2f} {option['utility']:8.2f} {option['low']:8.2f} {option['high']:8.2f} "
                f"{part['expected_gain']:7.2f} {part['cost']:6.2f} {part['risk']:6.2f} {part['goal_bonus']:6.2f}")
         if option["blocked"]: yield f"             not now: {option['blocked']}"
     yield from _outcome_lines(row)
@@ -69,7 +69,7 @@ def _outcome_lines(row: dict) -> Iterator[str]:
         yield (f"Outcome    {outcome['gain_nats']:+.3f} nats, {expected['gain_nats']:+.3f} +-{expected['sd_nats']:.3f} expected; "
                f"{outcome['cpu_s']:.2f} CPU s, reward {outcome['reward']:+.3f}")
 
-# %% ../nbs/59_decide_commands.ipynb #4970e617
+# %% ../nbs/59_decide_commands.ipynb #1ad08693
 def plot_decision(row: dict):   # a decision's row
     "Utilities with their uncertainty, and the bandit's posteriors, as a matplotlib figure."
     import numpy as np
@@ -87,7 +87,8 @@ def plot_decision(row: dict):   # a decision's row
         left.plot(o["utility"], y, "o", color=colour)
     left.set_yticks(range(len(options)), [o["action"] + (" (not now)" if o["blocked"] else "") for o in options])
     left.set_title(f"Decision {row['id']}: utility, 5% to 95%", loc="left", fontsize=11)
-    left.set_xlabel(f"nats over {row['state']['horizon']} draws; 0 is abstaining")
+    left.set_xscale("symlog", linthresh=10)
+    left.set_xlabel(f"nats over {row['state']['horizon']} draws; 0 is abstaining; beyond 10 the scale is logarithmic")
     unknown = [arm for arm in arms.values() if not arm.known]
     reach = max((abs(arm.mean) + 4 * arm.spread for arm in unknown), default=0.1)
     x = np.linspace(-reach, reach, 2001)
@@ -104,7 +105,7 @@ def plot_decision(row: dict):   # a decision's row
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
-# %% ../nbs/59_decide_commands.ipynb #31940b24
+# %% ../nbs/59_decide_commands.ipynb #166a9952
 @click.group(cls=Commands, context_settings=HELP, invoke_without_command=True)
 @data_option
 @click.option("--model", default="powerball", show_default=True, metavar="NAME", help="Model of the registry that is trained and promoted.")
@@ -130,7 +131,7 @@ def decide(context: click.Context, data: str | None, model: str, choose: str | N
     given = {name: id for name, id in ids.items() if id is not None}
     if len(given) > 1: fail(f"--{' and --'.join(given)} exclude each other; take one step at a time", 2)
     if choose and "approve" not in given: fail("--choose goes with --approve ID", 2)
-    with opened_engine() as engine:
+    with opened_engine(data) as engine:
         engine.seed = seed
         row = _taken(engine, given, data, model, choose)
         if plot: _save_plot(row, plot)
@@ -217,14 +218,14 @@ def status_lines(said: dict) -> Iterator[str]:
     yield f"In use     {said['champion']}" + (f"; {said['trial']} is on trial" if said["trial"] else "")
     if said["decisions"]: yield f"Decisions  {', '.join(f'{n} {name}' for name, n in said['decisions'].items())}"
 
-# %% ../nbs/59_decide_commands.ipynb #1c12c622
+# %% ../nbs/59_decide_commands.ipynb #d02fa150
 @autonomous.command()
 @data_option
 @json_option
 def step(data: str | None, json_file: str | None) -> None:
     """Take one round: verify what can be measured, then decide once."""
     _checked(json_file, data=data)
-    with opened_engine() as engine:
+    with opened_engine(data) as engine:
         found = engine.step(_draws(data))
         show(found, iter([f"Round      {found['did']}: {found['said']}"]), json_file)
 
@@ -235,7 +236,7 @@ def step(data: str | None, json_file: str | None) -> None:
 def run(data: str | None, every_s: float, rounds: int | None) -> None:
     """Work in the mode, round after round, until it is off."""
     from helios.draws import load_draws
-    with opened_engine() as engine:
+    with opened_engine(data) as engine:
         draws, taken = _draws(data), 0
         while True:
             found = engine.step(draws)
@@ -280,10 +281,10 @@ def _tally_lines(found: dict) -> Iterator[str]:
            f"promoted: {', '.join(found['promoted']) or 'nothing'}")
     yield f"           CPU seconds of the actions, by quarter: {', '.join(f'{s:g}' for s in found['cpu_s_by_quarter'])}"
 
-# %% ../nbs/59_decide_commands.ipynb #67bc45f0
+# %% ../nbs/59_decide_commands.ipynb #145bd434
 @contextmanager
-def _opened_goals(make: bool = True, writing: bool = True) -> Iterator:
-    with opened_engine(make, writing) as engine: yield engine.goals
+def _opened_goals() -> Iterator:
+    with opened_engine() as engine: yield engine.goals
 
 @click.group(cls=Commands, context_settings=HELP)
 def goals() -> None:
@@ -296,7 +297,7 @@ def goals() -> None:
 def list_(status: str | None, data: str | None, json_file: str | None) -> None:
     """List goals, the first in priority first; with --data, how far each is."""
     _checked(json_file, data=data)
-    with opened_engine(make=False, writing=False) as engine:
+    with opened_engine(data, make=False, writing=False) as engine:
         rows = engine.goals.list(status)
         measured = {goal["name"]: goal for goal in engine.state(_draws(data))["goals"]} if data else {}
         rows = [row | {"progress": measured.get(row["name"])} for row in rows]

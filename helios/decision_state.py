@@ -33,7 +33,7 @@ from .tables import decisions as table
 from .utility import HORIZON, Option, arm_facts, prices_with, weigh
 from .values import utc_text
 
-# %% ../nbs/40_decision_state.ipynb #b56353d2
+# %% ../nbs/40_decision_state.ipynb #868f8e04
 STATUSES = ("proposed", "approved", "executing", "executed", "verified", "rejected", "expired", "failed", "undone")
 TRIAL = 5   # draws after which what was executed is measured
 
@@ -48,9 +48,11 @@ class DecisionEngine:
         horizon: int = HORIZON,             # coming draws that a gain is counted over
         trial_draws: int = TRIAL,           # coming draws that a trial lasts
         prices: dict[str, float] | None = None,   # other than `PRICES`, by name
+        fetches: bool = True,               # whether the draws are the own history, to which fetching adds
     ) -> None:
         self.store, self.registry, self.jobs, self.home, self.clock, self.seed = store, registry, jobs, home, clock, seed
         self.horizon, self.trial_draws, self.prices, self.goals = horizon, trial_draws, prices_with(prices), Goals(store)
+        self.fetches = fetches
 
     @property
     def now(self) -> str: return utc_text(self.clock())
@@ -113,7 +115,7 @@ def _trainings(self: DecisionEngine, model: str, kind: str = "retrain") -> dict[
         found[target] = arm, said.get("cpu_s") or last_s
     return {target: arm_facts(arm) | {"last_s": last_s} for target, (arm, last_s) in found.items()}
 
-# %% ../nbs/40_decision_state.ipynb #58f6295b
+# %% ../nbs/40_decision_state.ipynb #6bccfb75
 @patch
 def _net_facts(self: DecisionEngine, model: str) -> dict:
     "What can be trained and adjusted now, and why not."
@@ -135,12 +137,12 @@ def _upkeep_facts(self: DecisionEngine, draws: pd.DataFrame) -> dict:
     "How far the history is behind, and what compaction would do."
     last, today = draws.draw_date.iloc[-1].date(), self.clock().date()
     simulated = draws.attrs.get("simulated", False)
-    due = 0 if simulated or last >= today else sum(last < day < today for day in POWERBALL.draw_dates(last, today))
+    due = 0 if simulated or not self.fetches or last >= today else sum(last < day < today for day in POWERBALL.draw_dates(last, today))
     running = self.store._rows(sa.select(experiments.c.name).where(experiments.c.kind == "ab", experiments.c.status == "running").limit(1))
     return {"behind": due, "old_rows": sum(outlook(self.store._transaction).values()),
             "running_ab": running[0]["name"] if running else None}
 
-# %% ../nbs/40_decision_state.ipynb #dc9e451d
+# %% ../nbs/40_decision_state.ipynb #5775d04d
 @patch
 def state(self: DecisionEngine, draws: pd.DataFrame,   # a history; its last era is used
     model: str = "powerball",                          # name in the registry
@@ -155,8 +157,9 @@ def _state(self: DecisionEngine, here: Challengers, model: str) -> dict:
     champion, trial, mode = champion_of(self.store, here.history), trial_of(self.store, here.history), context_of(self.store, *AUTONOMOUS)
     arms = self._arms(here, champion, model)
     own = here.record(champion["name"]).skills
-    facts = {"skill_nats": mean_interval(own)[1] if len(own) > 1 else 0.0, "log_e": float(own.sum())} | (found := self._upkeep_facts(draws))
-    today = self.clock().date()
+    found, today = self._upkeep_facts(draws), self.clock().date()
+    facts = {"skill_nats": mean_interval(own)[1] if len(own) > 1 else 0.0, "log_e": float(own.sum()),
+             "draws_behind": found["behind"], "old_rows": found["old_rows"]}
     goals = [progress(goal, facts, today) for goal in self.goals.list("open", model)]
     return {"draws": here.n, "era": str(draws.era.iloc[-1]), "last": here.last, "history": here.history, "horizon": self.horizon,
             "simulated": bool(draws.attrs.get("simulated", False)), "champion": champion,
