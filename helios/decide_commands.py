@@ -40,7 +40,7 @@ def _checked(json_file: str | None, plot: str | None = None, data: str | None = 
     require_writable(plot, "--plot")
     if plot == "-": fail("--plot writes a PNG, so name a file", 2)
 
-# %% ../nbs/59_decide_commands.ipynb #f3b2fe5b
+# %% ../nbs/59_decide_commands.ipynb #a68d6c0b
 def decision_lines(row: dict) -> Iterator[str]:
     "A decision for people."
     from helios.decision_actions import say
@@ -52,8 +52,9 @@ def decision_lines(row: dict) -> Iterator[str]:
     yield f"Options    {unit:28} {heads}"
     for option in sorted(row["options"], key=lambda o: (bool(o["blocked"]), -o["utility"])):
         part, mark = option["parts"], "*" if option["action"] == row["choice"] else " "
-        yield (f"         {mark} {option['action'][:28]:28} {option['sampled']:8.2f} {option['utility']:8.2f} {option['low']:8.2f} {option['high']:8.2f} "
-               f"{part['expected_gain']:7.2f} {part['cost']:6.2f} {part['risk']:6.2f} {part['goal_bonus']:6.2f}")
+        numbers = " ".join(f"{option[key]:8.2f}" for key in ("sampled", "utility", "low", "high"))
+        yield (f"         {mark} {option['action'][:28]:28} {numbers} {part['expected_gain']:7.2f} {part['cost']:6.2f} {part['risk']:6.2f} "
+               f"{part['goal_bonus']:6.2f}")
         if option["blocked"]: yield f"             not now: {option['blocked']}"
     yield from _outcome_lines(row)
     steps = {"proposed": f"helios decide --approve {row['id']}, or --reject {row['id']}", "approved": f"helios decide --execute {row['id']}",
