@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATUSES', 'TRIAL', 'DecisionEngine', 'rationale']
 
-# %% ../nbs/40_decision_state.ipynb #34b403ec
+# %% ../nbs/40_decision_state.ipynb #f2a6a90c
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import pandas as pd
 import sqlalchemy as sa
 from fastcore.basics import patch
 
-from .bandit import NOTHING, Arm, fading
+from .bandit import NOTHING, Arm, betting, fading
 from .challengers import UNIFORM, Challengers, DecisionError, deciding
 from .compaction import outlook
 from .decision_actions import AUTONOMOUS, KINDS, champion_of, context_of, gate, parameters, say, trial_of
@@ -84,13 +84,13 @@ def _note(self: DecisionEngine, row: dict, event: str, said: str, **data: Any) -
     self.store._insert(enhanced_journal, model_name=row["model_name"], session_id="autonomous" if row["autonomous"] else "decisions",
                        event_type=event, event_data={"decision": row["id"], "said": said, **data}, timestamp=self.now)
 
-# %% ../nbs/40_decision_state.ipynb #36a02747
+# %% ../nbs/40_decision_state.ipynb #2d3aac87
 @patch
 def _arm(self: DecisionEngine, challengers: Challengers, name: str) -> Arm:
     "The belief about a strategy's mean skill."
     if name == UNIFORM: return NOTHING
     record = challengers.record(name)
-    return Arm().learn(record.skills, fading(record.start, len(record.skills), challengers.n))
+    return Arm().learn(record.skills, fading(record.start, len(record.skills), challengers.n) * betting(record.skills))
 
 @patch
 def _arms(self: DecisionEngine, challengers: Challengers, champion: dict, model: str) -> dict:
@@ -99,7 +99,8 @@ def _arms(self: DecisionEngine, challengers: Challengers, champion: dict, model:
     for name in dict.fromkeys([champion["name"], *challengers.names(model)]):
         said = arm_facts(self._arm(challengers, name)) | gate(challengers, champion, name)
         edge = arm_facts(Arm().learn(challengers.edge(champion["name"], name, champion["reign"]))) if said["open"] else None
-        found[name] = said | {"last_s": challengers.record(name).last_s, "edge": edge}
+        record = challengers.record(name)
+        found[name] = said | {"last_s": record.last_s, "scored": len(record.skills), "edge": edge}
     return found
 
 @patch
@@ -113,13 +114,13 @@ def _trainings(self: DecisionEngine, model: str, kind: str = "retrain") -> dict[
         arm, last_s = found.get(target, (Arm(), None))
         if said.get("n"): arm = arm.learn_summary(said["n"], said["mean"], said["squares"])
         found[target] = arm, said.get("cpu_s") or last_s
-    return {target: arm_facts(arm) | {"last_s": last_s} for target, (arm, last_s) in found.items()}
+    return {target: arm_facts(arm) | {"last_s": last_s, "scored": round(arm.weight)} for target, (arm, last_s) in found.items()}
 
-# %% ../nbs/40_decision_state.ipynb #6bccfb75
+# %% ../nbs/40_decision_state.ipynb #e6949ad1
 @patch
 def _net_facts(self: DecisionEngine, model: str) -> dict:
     "What can be trained and adjusted now, and why not."
-    unknown = arm_facts(Arm()) | {"last_s": None}
+    unknown = arm_facts(Arm()) | {"last_s": None, "scored": round(Arm().weight)}
     known, tuned = self._trainings(model), self._trainings(model, "adjust")
     if self.jobs is None or self.registry is None:
         return {"trainings": {}, "adjustments": {}, "training_blocked": "", "adjust_blocked": ""}
@@ -142,7 +143,7 @@ def _upkeep_facts(self: DecisionEngine, draws: pd.DataFrame) -> dict:
     return {"behind": due, "old_rows": sum(outlook(self.store._transaction).values()),
             "running_ab": running[0]["name"] if running else None}
 
-# %% ../nbs/40_decision_state.ipynb #5775d04d
+# %% ../nbs/40_decision_state.ipynb #a491af6a
 @patch
 def state(self: DecisionEngine, draws: pd.DataFrame,   # a history; its last era is used
     model: str = "powerball",                          # name in the registry
@@ -161,9 +162,11 @@ def _state(self: DecisionEngine, here: Challengers, model: str) -> dict:
     facts = {"skill_nats": mean_interval(own)[1] if len(own) > 1 else 0.0, "log_e": float(own.sum()),
              "draws_behind": found["behind"], "old_rows": found["old_rows"]}
     goals = [progress(goal, facts, today) for goal in self.goals.list("open", model)]
-    return {"draws": here.n, "era": str(draws.era.iloc[-1]), "last": here.last, "history": here.history, "horizon": self.horizon,
-            "simulated": bool(draws.attrs.get("simulated", False)), "champion": champion,
-            "previous": (champion.get("previous") or {}).get("name"), "trial": trial["name"] if trial else None, "arms": arms,
+    number = self.store._rows(sa.select(sa.func.max(table.c.id).label("last")))[0]["last"] or 0
+    return {"seed": self.seed, "number": number, "horizon": self.horizon,
+            "draws": here.n, "era": str(draws.era.iloc[-1]), "last": here.last, "history": here.history,
+            "simulated": bool(draws.attrs.get("simulated", False)), "champion": champion, "arms": arms,
+            "previous": (champion.get("previous") or {}).get("name"), "trial": trial["name"] if trial else None,
             "goals": goals, "budget_left_s": self._budget_left(mode) if mode and mode["on"] else None,
             "parameters": parameters(self.store), "failed": self._failed(here.last, model)} | found | self._net_facts(model)
 
@@ -180,7 +183,7 @@ def _failed(self: DecisionEngine, last: str, model: str) -> dict[str, str]:
     rows = self.store._newest(table, 20, status="failed", model_name=model)
     return {row["choice"]: row["outcome"]["error"] for row in rows if row["state"]["last"] == last}
 
-# %% ../nbs/40_decision_state.ipynb #2fc83ace
+# %% ../nbs/40_decision_state.ipynb #2b018e80
 @patch
 def propose(self: DecisionEngine, draws: pd.DataFrame,
     model: str = "powerball",
@@ -192,9 +195,8 @@ def propose(self: DecisionEngine, draws: pd.DataFrame,
     if here.n - here.record(champion).upto >= self.trial_draws: here.catch_up(champion)
     state = self.state(draws, model)
     goals = [goal for goal in state["goals"] if not (goal["reached"] or goal["missed"])]
-    count = self.store._rows(sa.select(sa.func.max(table.c.id).label("last")))[0]["last"] or 0
-    options, choice, confidence = weigh(state, np.random.default_rng([self.seed, count]), self.prices, alone=alone,
-                                        bonus=lambda kind, arm: bonus(goals, kind, arm, self.horizon, self.prices["goal"]))
+    def add(kind: str, arm: Arm | None) -> float: return bonus(goals, kind, arm, self.horizon, self.prices["goal"])
+    options, choice, confidence = weigh(state, self.prices, add, alone)
     chosen = options[choice]
     abstains, now = chosen.kind == "abstain", self.now
     values = {"kind": chosen.kind, "model_name": model, "state": state, "options": [option.as_dict() for option in options],

@@ -6,10 +6,11 @@
 __all__ = ['HORIZON', 'PRICES', 'GUESS_S', 'ROWS', 'prices_with', 'Option', 'as_arm', 'arm_facts', 'Weigher', 'strategies',
            'comparison', 'training', 'upkeep', 'weigh']
 
-# %% ../nbs/39_utility.ipynb #bd7de093
+# %% ../nbs/39_utility.ipynb #e44221ee
 from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Option:
                 "blocked": self.blocked or None, "parts": {"expected_gain": self.gain, "probability": self.probability, "cost": self.cost,
                                                            "risk": self.risk, "goal_bonus": self.goal_bonus}}
 
-# %% ../nbs/39_utility.ipynb #54a79207
+# %% ../nbs/39_utility.ipynb #d09fcd0b
 def as_arm(said: dict,   # with mean, weight, shape, scale; weight None: known
 ) -> Arm:
     "A belief as a state holds it."
@@ -82,37 +83,43 @@ def arm_facts(arm: Arm) -> dict:
     low, high = arm.interval()
     return {"mean": arm.mean, "weight": None if arm.known else arm.weight, "shape": arm.shape, "scale": arm.scale, "low": low, "high": high}
 
+def _samples(state: dict, name: str, said: dict, arm: Arm) -> np.ndarray:
+    "(ROWS,) means drawn from a belief: anew for each decision while nothing was scored, else once a horizon."
+    held = [said["scored"], 1 + state["draws"] // state["horizon"]] if said.get("scored") else [state["number"], 0]
+    return arm.sample(np.random.default_rng([state["seed"], crc32(name.encode()), *held]), ROWS)
+
 class Weigher:
     "Weighs what could be done in a state."
-    def __init__(self, state: dict, rng: np.random.Generator,
+    def __init__(self, state: dict,
         prices: dict[str, float] = PRICES,
         bonus: Any = lambda kind, arm: 0.0,   # what the goals add to a kind that would give this arm
     ) -> None:
         self.state, self.prices, self.horizon, self.bonus = state, prices, state["horizon"], bonus
-        self.arms = {name: as_arm(said) for name, said in state["arms"].items()}
-        self.others = {name: as_arm(said) for name, said in [*state["trainings"].items(), *state["adjustments"].items()]}
-        self.samples = {name: arm.sample(rng, ROWS) for name, arm in [*self.arms.items(), *self.others.items()]}
+        said = state["arms"] | state["trainings"] | state["adjustments"]
+        self.arms = {name: as_arm(said[name]) for name in said}
+        self.samples = {name: _samples(state, name, said[name], arm) for name, arm in self.arms.items()}
         self.champion = state["champion"]["name"]
         self.now, self.now_samples = self.arms[self.champion], self.samples[self.champion]
 
-        self.edges = {name: as_arm(said["edge"]) for name, said in state["arms"].items() if said["edge"]}
-        self.edge_samples = {name: arm.sample(rng, ROWS) for name, arm in self.edges.items()}
+        self.edges = {name: as_arm(each["edge"]) for name, each in state["arms"].items() if each["edge"]}
 
     def about_skill(self, kind: str, target: str, arm: Arm, cpu_s: float, change: float, claim: bool, blocked: str = "") -> Option:
         "An option whose gain is the skill of an arm over the champion's."
         gains, mean = self.horizon * (self.samples[target] - self.now_samples), arm.mean - self.now.mean
-        if claim and target in self.edges: gains, mean = self.horizon * self.edge_samples[target], self.edges[target].mean
+        if claim and target in self.edges:
+            edge = self.edges[target]
+            gains, mean = self.horizon * _samples(self.state, f"{target} edge", self.state["arms"][target], edge), edge.mean
         probability = float((gains > 0).mean())
         return Option(kind, target, self.horizon * mean, probability, self.prices["cpu_s"] * cpu_s + change,
                       self.prices["false_claim"] * (1 - probability) if claim else 0.0, self.bonus(kind, arm), cpu_s, blocked, gains)
 
-# %% ../nbs/39_utility.ipynb #2c33b4b5
+# %% ../nbs/39_utility.ipynb #d3ea951f
 def strategies(self: Weigher) -> list[Option]:
     "Options about strategies."
     found, trial, previous = [], self.state["trial"], self.state["previous"]
-    for name, arm in self.arms.items():
+    for name, said in self.state["arms"].items():
         if name == self.champion: continue
-        said = self.state["arms"][name]
+        arm = self.arms[name]
         short = "" if said["open"] else (f"E is {exp(min(said['log_e'], 700)):.3g} on {said['draws']} draws against {self.champion}, "
                                          f"{exp(said['needed']):.0f} is needed")
         if name == previous: found.append(self.about_skill("rollback", name, arm, 0.0, 0.0, True, short))
@@ -125,12 +132,12 @@ def strategies(self: Weigher) -> list[Option]:
 
 Weigher.strategies = strategies
 
-# %% ../nbs/39_utility.ipynb #650140ef
+# %% ../nbs/39_utility.ipynb #37d79279
 def comparison(self: Weigher) -> list[Option]:
     "The A/B comparison most worth its draws."
     bar = self.now.mean + self.prices["change"] / self.horizon
-    worth = {name: self.horizon * value_of_draws(arm, self.horizon, bar) for name, arm in self.arms.items()
-             if name not in (self.champion, UNIFORM) and not self.state["arms"][name]["open"]}
+    worth = {name: self.horizon * value_of_draws(self.arms[name], self.horizon, bar) for name, said in self.state["arms"].items()
+             if name not in (self.champion, UNIFORM) and not said["open"]}
     if not worth: return []
     name, running = max(worth, key=worth.get), self.state["running_ab"]
     cost = self.prices["cpu_s"] * GUESS_S["ab"]
@@ -142,9 +149,9 @@ def training(self: Weigher) -> list[Option]:
     found, cpu_s, change = [], {}, self.prices["change"]
     for preset, said in self.state["trainings"].items():
         cpu_s[preset] = said["last_s"] or GUESS_S[preset]
-        found.append(self.about_skill("retrain", preset, self.others[preset], cpu_s[preset], change, False, self.state["training_blocked"]))
+        found.append(self.about_skill("retrain", preset, self.arms[preset], cpu_s[preset], change, False, self.state["training_blocked"]))
     for target in self.state["adjustments"]:
-        option = self.about_skill("adjust", target, self.others[target], 0.0, change, False, self.state["adjust_blocked"])
+        option = self.about_skill("adjust", target, self.arms[target], 0.0, change, False, self.state["adjust_blocked"])
         option.cost += self.prices["cpu_s"] * cpu_s["quick"]
         found.append(option)
     return found
@@ -154,7 +161,8 @@ def upkeep(self: Weigher) -> list[Option]:
     price, behind, rows = self.prices, self.state["behind"], self.state["old_rows"]
     found = []
     if behind:
-        news = max((value_of_draws(arm, behind, self.now.mean + price["change"] / self.horizon) for arm in self.arms.values()), default=0.0)
+        bar = self.now.mean + price["change"] / self.horizon
+        news = max(value_of_draws(self.arms[name], behind, bar) for name in self.state["arms"])
         found.append(Option("fetch", "", price["missing_draw"] * behind + self.horizon * news, 1.0, price["cpu_s"] * GUESS_S["fetch"],
                             price["irreversible"], self.bonus("fetch", None), GUESS_S["fetch"]))
     if rows:
@@ -165,16 +173,15 @@ def upkeep(self: Weigher) -> list[Option]:
 
 Weigher.comparison, Weigher.training, Weigher.upkeep = comparison, training, upkeep
 
-# %% ../nbs/39_utility.ipynb #2d7d461b
+# %% ../nbs/39_utility.ipynb #3b51d55a
 def weigh(
     state: dict,                       # as a decision stores it
-    rng: np.random.Generator,
     prices: dict[str, float] = PRICES,
     bonus: Any = lambda kind, arm: 0.0,
     alone: bool = False,               # only what the autonomous mode may do without a person
 ) -> tuple[list[Option], int, float]:  # the options, abstaining first; the choice, and the chance that it is best
     "Weigh everything and choose by Thompson sampling among what is not blocked."
-    weigher = Weigher(state, rng, prices, bonus)
+    weigher = Weigher(state, prices, bonus)
     options = [Option("abstain"), *weigher.strategies(), *weigher.comparison(), *weigher.training(), *weigher.upkeep()]
     left = state["budget_left_s"]
     for option in options:
