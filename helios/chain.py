@@ -75,7 +75,7 @@ def _ends(self: Chain, conn: sa.Connection) -> Ends:
     sound = isinstance(head, dict) and isinstance(head.get("n"), int) and isinstance(head.get("hash"), str)
     return Ends(last_id or 0, last_hash or GENESIS, *((head["n"], head["hash"]) if sound else (0, None)))
 
-# %% ../nbs/36_chain.ipynb #98d17028
+# %% ../nbs/36_chain.ipynb #79e4cb38
 _TRIES = 1000   # each lost one means that another writer has written
 
 @patch
@@ -93,11 +93,11 @@ def append(
             row = entry | {"content": {"n": ends.n + 1} | entry["content"], "made_at": made_at, "previous": ends.last_hash}
             checked = check_row(ledger, row)
             row["hash"] = checked["hash"] = entry_hash(row | {"content": json.loads(checked["content"])})
-            done = conn.execute(insert_into(self.store.dialect, ledger, "previous").values(checked))
-            if done.rowcount < 1: continue
+            row_id = conn.scalar(insert_into(self.store.dialect, ledger, "previous").values(checked).returning(ledger.c.id))
+            if row_id is None: continue      # the place is taken
             head = {"context_type": _HEAD[0], "context_key": _HEAD[1], "context_data": {"n": ends.n + 1, "hash": row["hash"]}, "expires_at": None}
             conn.execute(upsert(self.store.dialect, context_storage, check_row(context_storage, head), "context_type", "context_key"))
-            return {"id": done.inserted_primary_key[0]} | row, True
+            return {"id": row_id} | row, True
     raise LedgerError(f"{_TRIES} other writers came first; try again")
 
 @patch
@@ -106,7 +106,7 @@ def head(self: Chain) -> dict:   # n, hash
     with self.store._transaction() as conn: ends = self._ends(conn)
     return {"n": ends.n, "hash": ends.last_hash}
 
-# %% ../nbs/36_chain.ipynb #816e324d
+# %% ../nbs/36_chain.ipynb #adf47c2a
 @dataclass(frozen=True)
 class Link:
     "One row of the chain."
@@ -131,12 +131,12 @@ def _links(self: Chain, last_id: int) -> Iterator[Link]:
     names = (*HASHED, "hash")
     as_stored = (lambda c: sa.cast(c, sa.LargeBinary)) if self.store.dialect == "sqlite" else lambda c: sa.type_coerce(c, sa.Text)
     query = sa.select(ledger.c.id, *(as_stored(ledger.c[name]).label(name) for name in names)).order_by(ledger.c.id).limit(500)
-    after = -2**63
+    after = ()
     while True:
-        with self.store._transaction() as conn: page = conn.execute(query.where(ledger.c.id > after, ledger.c.id <= last_id)).all()
+        with self.store._transaction() as conn: page = conn.execute(query.where(ledger.c.id <= last_id, *after)).all()
         if not page: return
         for row in page: yield _link(row[0], **dict(zip(names, row[1:], strict=True)))
-        after = page[-1][0]
+        after = (ledger.c.id > page[-1][0],)
 
 # %% ../nbs/36_chain.ipynb #f0363e93
 def first_break(
