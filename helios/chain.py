@@ -75,13 +75,13 @@ def _ends(self: Chain, conn: sa.Connection) -> Ends:
     sound = isinstance(head, dict) and isinstance(head.get("n"), int) and isinstance(head.get("hash"), str)
     return Ends(last_id or 0, last_hash or GENESIS, *((head["n"], head["hash"]) if sound else (0, None)))
 
-# %% ../nbs/36_chain.ipynb #79e4cb38
+# %% ../nbs/36_chain.ipynb #1420eec6
 _TRIES = 1000   # each lost one means that another writer has written
 
 @patch
 def append(
     self: Chain,
-    compose: Callable[[sa.Connection, str], dict],   # from a connection and the time: kind, draw_date, forecaster, version and content of a new entry, or a row that is there already
+    compose: Callable[[sa.Connection, str], dict],   # connection, time -> kind, draw_date, forecaster, version, content; or a row that is there
 ) -> tuple[dict, bool]:   # the row, and whether it is new
     "Write one entry, its number in its content as `n`; `LedgerError` where the end of the chain is not as it was left."
     with self.store._transaction("write") as conn:
@@ -138,7 +138,7 @@ def _links(self: Chain, last_id: int) -> Iterator[Link]:
         for row in page: yield _link(row[0], **dict(zip(names, row[1:], strict=True)))
         after = (ledger.c.id > page[-1][0],)
 
-# %% ../nbs/36_chain.ipynb #f0363e93
+# %% ../nbs/36_chain.ipynb #70073235
 def first_break(
     links: list[Link],   # by id
 ) -> tuple[int, str] | None:
@@ -149,13 +149,15 @@ def first_break(
         expected, follows = (before.n + 1, before.hash) if before else (1, GENESIS)
         if (link.n, link.previous) != (expected, follows):
             gone = sorted({*range(expected, link.n)} - numbers) if link.n - expected < 10**6 else [expected]
-            if gone: return link.id, f"before row {link.id} the entries numbered {gone[0]} to {gone[-1]} were removed" if len(gone) > 1 else f"before row {link.id} the entry numbered {gone[0]} was removed"
-            if before and link.n == expected: return before.id, f"row {before.id} was altered and given a new hash: row {link.id} was written after another one"
+            which = f"entry number {gone[0]} was" if len(gone) == 1 else f"the entries numbered {gone[0]} to {gone[-1]} were" if gone else ""
+            if gone: return link.id, f"before row {link.id} {which} removed"
+            if before and link.n == expected:
+                return before.id, f"row {before.id} was altered and given a new hash: row {link.id} was written after another one"
             return link.id, f"row {link.id} was inserted, or stands in another place than where it was written"
         before = link
     return None
 
-# %% ../nbs/36_chain.ipynb #eab05e45
+# %% ../nbs/36_chain.ipynb #734d4fe6
 @dataclass(frozen=True)
 class Verified:
     "What a look at the whole chain found."
@@ -180,5 +182,6 @@ def verify(
     links = [*self._links(ends.last_id)]
     if broken := first_break(links): return Verified(len(links), *broken)
     if ends.why: return Verified(len(links), None, ends.why)
-    if head is None or any(known.startswith(head.lower()) for known in (GENESIS, *(link.hash for link in links))): return Verified(len(links), None, None)
-    return Verified(len(links), None, f"none of the {len(links)} entries has the hash {head.lower()[:16]}..: the ledger that it was taken from was another one")
+    found = head is None or any(known.startswith(head.lower()) for known in (GENESIS, *(link.hash for link in links)))
+    if found: return Verified(len(links), None, None)
+    return Verified(len(links), None, f"none of the {len(links)} entries has the hash {head.lower()[:16]}..: the ledger it was taken from was another one")

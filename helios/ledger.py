@@ -42,7 +42,7 @@ def forecast_from_json(value: dict) -> Forecast | Mixture:
     try: return (Mixture if isinstance(value, dict) and "parts" in value else Forecast).from_json(json.dumps(value))
     except (ScoreError, MixtureError, ValueError, RecursionError) as e: raise LedgerError(str(e)) from e
 
-# %% ../nbs/37_ledger.ipynb #007f7059
+# %% ../nbs/37_ledger.ipynb #432c4d5c
 _HELD = {"Powerball": (time(22, 59), "America/New_York")}
 
 def held_at(
@@ -53,7 +53,8 @@ def held_at(
     if game.name not in _HELD: raise LedgerError(f"the hour at which {game.name} is drawn is not known; the ledger takes {', '.join(_HELD)}")
     clock, zone = _HELD[game.name]
     try: local = datetime.combine(day, clock, ZoneInfo(zone))
-    except ZoneInfoNotFoundError as e: raise LedgerError(f"this machine has no time zone {zone}, so it can't be said when a draw is held; pip install tzdata") from e
+    except ZoneInfoNotFoundError as e:
+        raise LedgerError(f"this machine has no time zone {zone}, so it can't be said when a draw is held; pip install tzdata") from e
     return local.astimezone(UTC)
 
 # %% ../nbs/37_ledger.ipynb #a6679893
@@ -74,7 +75,7 @@ class Ledger:
         "Number and hash of the newest entry, to be written down somewhere else."
         return self.chain.head()
 
-# %% ../nbs/37_ledger.ipynb #1ad37935
+# %% ../nbs/37_ledger.ipynb #58d27e15
 @patch
 def _read(self: Ledger, *where: Any, newest_first: bool = False) -> Iterator[dict]:
     "Rows by id; `LedgerError` at one that was altered."
@@ -82,22 +83,25 @@ def _read(self: Ledger, *where: Any, newest_first: bool = False) -> Iterator[dic
     while True:
         page = self.store._rows(ledger.select().where(*where, *after).order_by(rows.desc() if newest_first else rows).limit(200))
         for row in page:
-            if entry_hash(row) != row["hash"]: raise LedgerError(f"row {row['id']} of the ledger was altered; helios ledger verify says more, a backup has it as it was")
+            if entry_hash(row) != row["hash"]:
+                raise LedgerError(f"row {row['id']} of the ledger was altered; helios ledger verify says more, a backup has it as it was")
             yield row
         if len(page) < 200: return
         after = (rows < page[-1]["id"] if newest_first else rows > page[-1]["id"],)
 
-# %% ../nbs/37_ledger.ipynb #c11e2d73
+# %% ../nbs/37_ledger.ipynb #3e9e540c
 _MINUTE = timedelta(minutes=1)
 
 @patch
-def _why_late(self: Ledger, conn: sa.Connection, game: Game, day: date, made_at: str, tables: list[pd.DataFrame], simulated: bool) -> str | None:
+def _why_late(self: Ledger, conn: sa.Connection, game: Game, day: date, made_at: str, tables: list[pd.DataFrame],
+              simulated: bool) -> str | None:
     "Why a forecast made now does not count, None if it does."
     if any((table.draw_date == pd.Timestamp(day)).any() for table in tables): return f"the draw of {day} was known when this forecast was made"
     if simulated: return None
     held, now, rows = held_at(day, game), datetime.fromisoformat(made_at), ledger.c
     for last in {table.draw_date.max().date() for table in tables}:
-        if held_at(last, game) > now: raise LedgerError(f"the draws reach to {last}, which is not held yet by this clock ({made_at[:19]} UTC); set it right, or mark the draws as simulated")
+        if held_at(last, game) > now:
+            raise LedgerError(f"the draws reach to {last}, which is not held yet by this clock ({made_at[:19]} UTC); set it right, or mark the draws as simulated")
     if now >= held: return f"it was made at {made_at[:19]} UTC, and the draw of {day} was held at {utc_text(held)[:19]} UTC"
     for row in self._read(rows.draw_date >= str(day)):
         content = row["content"]
@@ -161,12 +165,13 @@ def predict(
                                                       "late": why is not None, "why": why, "about": about} | said}
     return self.chain.append(compose)[0]
 
-# %% ../nbs/37_ledger.ipynb #9a0955a1
+# %% ../nbs/37_ledger.ipynb #8f256740
 def _score(row: dict, game: Game, whites: np.ndarray, powerball: int) -> dict:
     "What the draw makes of a forecast and its ticket."
     content, day = row["content"], date.fromisoformat(row["draw_date"])
     try: skill = forecast_from_json(content["forecast"]).skill(whites[None], np.array([powerball]))
-    except (LedgerError, ScoreError) as e: raise LedgerError(f"entry {row['id']} cannot be scored ({e}); helios ledger verify tells whether it was altered") from e
+    except (LedgerError, ScoreError) as e:
+        raise LedgerError(f"entry {row['id']} cannot be scored ({e}); helios ledger verify tells whether it was altered") from e
     hit, also = len({*content["ticket"]["whites"]} & {*whites.tolist()}), content["ticket"]["powerball"] == powerball
     return {"entry": row["hash"], "game": game.name, "simulated": content["simulated"], "outcome": {"whites": whites.tolist(), "powerball": powerball},
             "white_nats": float(skill.white[0]), "powerball_nats": float(skill.powerball[0]), "whites_hit": hit, "powerball_hit": also,
@@ -182,7 +187,7 @@ def _same_history(row: dict, draws: pd.DataFrame, simulated: bool, seen: dict) -
         seen[last] = draws_fingerprint(before)["sha256"] if len(before) else None
     return seen[last] == row["content"]["draws"]["sha256"]
 
-# %% ../nbs/37_ledger.ipynb #82e5f85e
+# %% ../nbs/37_ledger.ipynb #2bff9d4f
 @patch
 def _scores(self: Ledger, *where: Any) -> dict[str, dict]:   # hash of a forecast -> its newest score
     return {row["content"]["entry"]: row for row in self._read(ledger.c.kind == "score", *where)}
@@ -200,13 +205,14 @@ def settle(
     scores, rows, new, seen, fingerprint = self._scores(), ledger.c, [], {}, draws_fingerprint(draws)
     light = self.store._rows(sa.select(rows.id, rows.hash, rows.draw_date).where(rows.kind == "forecast").order_by(rows.id))
     def outcome(day: str) -> dict: return {"whites": whites[held[day]].tolist(), "powerball": int(powerballs[held[day]])}
-    due = [r for r in light if r["draw_date"] in held and (r["hash"] not in scores or scores[r["hash"]]["content"]["outcome"] != outcome(r["draw_date"]))]
+    def is_new(r: dict) -> bool: return r["hash"] not in scores or scores[r["hash"]]["content"]["outcome"] != outcome(r["draw_date"])
+    due = [r for r in light if r["draw_date"] in held and is_new(r)]
     for found in due:
         row = next(self._read(rows.id == found["id"]))
         if row["content"]["late"] or row["content"]["game"] != game.name or not _same_history(row, draws, simulated, seen): continue
         score = _score(row, game, whites[held[row["draw_date"]]], int(powerballs[held[row["draw_date"]]]))
-        entry, is_new = self.chain.append(lambda conn, made_at, row=row, score=score | {"draws": fingerprint}: self._scored(row, score))
-        if is_new: new.append(entry)
+        entry, written = self.chain.append(lambda conn, made_at, row=row, score=score | {"draws": fingerprint}: self._scored(row, score))
+        if written: new.append(entry)
     return new
 
 @patch

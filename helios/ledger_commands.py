@@ -16,7 +16,7 @@ import click
 from .console import HELP, Commands, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file
 from .console import require_writable, show, simulated_notice, wrapped
 
-# %% ../nbs/59_ledger_commands.ipynb #8de512d4
+# %% ../nbs/59_ledger_commands.ipynb #7e49dc2c
 @contextmanager
 def _open_ledger(make: bool = False, writing: bool = False) -> Iterator[Any]:
     "The user's ledger, its errors as one line; where there is no database yet, a look makes none."
@@ -33,7 +33,8 @@ def _settled(ledger, data: str | None) -> list[dict]:
 
 def _require_whole(ledger) -> None:
     "End with status 1 if the ledger was altered: then no sum of it means anything."
-    if why := ledger.verify().why: fail(f"the ledger is not as it was written: {why}; nothing is shown of it, a backup may have it whole (helios db restore)", 1)
+    why = ledger.verify().why
+    if why: fail(f"the ledger is not as it was written: {why}; nothing is shown of it, a backup may have it whole (helios db restore)", 1)
 
 # %% ../nbs/59_ledger_commands.ipynb #1df6ffac
 _HEADING = f"{'Draw':10} {'Forecaster':12} {'Best ticket':17} {'Drawn':17} {'Hit':>3} {'Nats':>7}  Prize"
@@ -51,7 +52,7 @@ def _entry_line(row: dict) -> str:
     nats = score["white_nats"] + score["powerball_nats"]
     return f"{head}{_ticket(score['outcome']):17} {score['whites_hit']}{'+1' if score['powerball_hit'] else '  '} {nats:+7.3f}  {_prize(score)}{mended}"
 
-# %% ../nbs/59_ledger_commands.ipynb #9c9d5b5d
+# %% ../nbs/59_ledger_commands.ipynb #b5b32fd0
 def entry_lines(
     rows: list[dict],   # of `Ledger.entries`, newest first
 ) -> Iterator[str]:
@@ -64,9 +65,9 @@ def entry_lines(
 def standing_lines(standing) -> Iterator[str]:
     "What a forecaster's entries came to."
     counts = standing.counts
-    said = ", ".join(text for n, text in ((counts["forecasts"], f"{counts['forecasts']} forecast{'' if counts['forecasts'] == 1 else 's'}"), (len(standing.record), f"{len(standing.record)} scored"),
-        (counts["open"], f"{counts['open']} open"), (counts["superseded"], f"{counts['superseded']} superseded by a later one for the same draw"),
-        (counts["late"], f"{counts['late']} late and never counted")) if n)
+    parts = {"counted": len(standing.record), "open": counts["open"], "superseded by a later one for the same draw": counts["superseded"],
+             "late and never counted": counts["late"]}
+    said = ", ".join([f"{counts['forecasts']} forecast{'' if counts['forecasts'] == 1 else 's'}", *(f"{n} {what}" for what, n in parts.items() if n)])
     yield from wrapped("", "")
     yield from wrapped("SIMULATED" if standing.simulated else "Forecaster", f"{standing.forecaster}: {said}")
     for label, text in standing.record.lines(standing.needed): yield from wrapped(label, text)
@@ -75,9 +76,10 @@ def score_lines(scores: list[dict]) -> Iterator[str]:
     "What was scored just now."
     for row in scores:
         score = row["content"]
-        nats, mended = score["white_nats"] + score["powerball_nats"], "; the draw's numbers were corrected, this replaces the score before" if score["replaces"] else ""
-        yield from wrapped("Scored", f"{row['draw_date']} {row['forecaster']}@{row['version']}{' (SIMULATED)' if score['simulated'] else ''}: {score['whites_hit']} whites and "
-                           f"{'the' if score['powerball_hit'] else 'no'} powerball hit, {nats:+.4f} nats, prize {_prize(score).replace('-', '$0')}{mended}")
+        who = f"{row['draw_date']} {row['forecaster']}@{row['version']}{' (SIMULATED)' if score['simulated'] else ''}"
+        hit = f"{score['whites_hit']} whites and {'the' if score['powerball_hit'] else 'no'} powerball hit"
+        mended = "; the draw's numbers were corrected, this replaces the score before" if score["replaces"] else ""
+        yield from wrapped("Scored", f"{who}: {hit}, {score['white_nats'] + score['powerball_nats']:+.4f} nats, prize {_prize(score).replace('-', '$0')}{mended}")
 
 # %% ../nbs/59_ledger_commands.ipynb #809c5955
 _COLOURS = ("#b45309", "#1d4ed8", "#047857", "#7e22ce", "#be123c", "#475569")
@@ -138,7 +140,7 @@ def _write_plot(path: str, standings: list) -> None:
     try: write_atomic(path, out.getvalue())
     except OSError as e: fail(f"{path}: cannot be written ({e.strerror}); name another place", 1)
 
-# %% ../nbs/59_ledger_commands.ipynb #378620db
+# %% ../nbs/59_ledger_commands.ipynb #e5e81ab0
 @click.group(cls=Commands, context_settings=HELP, invoke_without_command=True)
 @click.option("--forecaster", metavar="NAME", help="Only the predictions of this one.")
 @click.option("--last", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="So many of the newest predictions; the sums are over all.")
@@ -170,19 +172,22 @@ def ledger(ctx: click.Context, forecaster: str | None, last: int, data: str | No
         new, standings = _settled(book, data), book.summary(forecaster)
         pages = [book.entries(forecaster, simulated, last) for simulated in (False, True)]
         if plot: _write_plot(plot, standings)
-        keys = {"head": book.head(), "scored_now": new, "entries": [row for page in pages for row in page], "standings": [s.as_dict() for s in standings]}
+        keys = {"head": book.head(), "scored_now": new, "entries": [row for page in pages for row in page],
+                "standings": [s.as_dict() for s in standings]}
         show(keys, _ledger_lines(keys, pages, standings, forecaster), json_file)
 
 def _ledger_lines(keys: dict, pages: list[list[dict]], standings: list, forecaster: str | None) -> Iterator[str]:
     yield from score_lines(keys["scored_now"])
-    if not any(pages): yield from wrapped("Ledger", f"no prediction{f' by {forecaster}' if forecaster else ''} yet; helios ledger add and helios forecast put one down")
+    by = f" by {forecaster}" if forecaster else ""
+    if not any(pages): yield from wrapped("Ledger", f"no prediction{by} yet; helios ledger add and helios forecast put one down")
     for page, title in zip(pages, ("", "SIMULATED draws: nothing here says anything about a real lottery"), strict=True):
         if page and title: yield from ("", title)
         if page: yield from entry_lines(page)
     for standing in standings: yield from standing_lines(standing)
-    if keys["head"]["n"]: yield from ("", *wrapped("Unaltered", f"all {keys['head']['n']} entries are as they were written, to {keys['head']['hash'][:16]}..; helios ledger head says all of it"))
+    n, digits = keys["head"]["n"], keys["head"]["hash"][:16]
+    if n: yield from ("", *wrapped("Unaltered", f"all {n} entries are as they were written, to {digits}..; helios ledger head says all of it"))
 
-# %% ../nbs/59_ledger_commands.ipynb #91030ee6
+# %% ../nbs/59_ledger_commands.ipynb #de7f533e
 def _found(store, name: str) -> Any:   # a forecaster's class, or a version's row
     "Who forecasts; `RegistryError` for a name that is neither."
     from helios.archive import Registry
@@ -224,8 +229,9 @@ def add(forecaster: str, data: str | None, json_file: str | None) -> None:
 
 def _added_lines(row: dict) -> Iterator[str]:
     content = row["content"]
-    day, ticket, odds = date.fromisoformat(row["draw_date"]), _ticket(content["ticket"]), f"1 in {1 / content['ticket']['probability']:,.0f}"
-    yield from wrapped("Put down", f"{row['forecaster']}@{row['version']} for {day:%A} {day}: " + ("all tickets are equal" if content["uniform"] else f"best ticket {ticket}, {odds}"))
+    day, best = date.fromisoformat(row["draw_date"]), f"best ticket {_ticket(content['ticket'])}, 1 in {1 / content['ticket']['probability']:,.0f}"
+    said = "all tickets are equal" if content["uniform"] else best
+    yield from wrapped("Put down", f"{row['forecaster']}@{row['version']} for {day:%A} {day}: {said}")
     yield from wrapped("Entry", f"{content['n']}, made {row['made_at'][:19]} UTC, hash {row['hash'][:16]}..")
     if content["late"]: yield from wrapped("Late", f"{content['why']}; it is never counted")
     if content["simulated"]: yield from wrapped("SIMULATED", "the draws come from a random number generator; this entry is never counted with real ones")

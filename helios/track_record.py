@@ -66,7 +66,7 @@ class TrackRecord:
         "Whether no forecast differs from uniform on what was drawn."
         return bool(np.abs(self.nats).max(initial=0.0) <= 1e-9)
 
-# %% ../nbs/36_track_record.ipynb #0b6d9afd
+# %% ../nbs/36_track_record.ipynb #ed93b14c
 @dataclass(frozen=True)
 class HitsBesideChance:
     "Hits of the tickets and what fair draws give."
@@ -100,10 +100,11 @@ def hits(self: TrackRecord) -> HitsBesideChance:
     below = np.cumsum(law)
     counts = np.bincount([p.whites_hit for p in self.plays], minlength=self.game.picked + 1).tolist()
     expected = sum((n * laws[era] for era, n in eras.items()), np.zeros(self.game.picked + 1)).tolist()
-    return HitsBesideChance(counts, expected, total, float(law @ np.arange(len(law))), *(int(np.searchsorted(below, q)) for q in (0.025, 0.975)),
-        float(min(law[total:].sum(), 1.0)), sum(p.powerball_hit for p in self.plays), float(sum(n / era.powerballs for era, n in eras.items())))
+    low, high = (int(np.searchsorted(below, q)) for q in (0.025, 0.975))
+    return HitsBesideChance(counts, expected, total, float(law @ np.arange(len(law))), low, high, float(min(law[total:].sum(), 1.0)),
+        sum(p.powerball_hit for p in self.plays), float(sum(n / era.powerballs for era, n in eras.items())))
 
-# %% ../nbs/36_track_record.ipynb #ad4db45a
+# %% ../nbs/36_track_record.ipynb #b8556380
 @dataclass(frozen=True)
 class Money:
     "Dollars, in the fixed tiers."
@@ -126,12 +127,12 @@ def money(self: TrackRecord) -> Money:
         (odds, p_jackpot), = laws.values()
         total = prize_sum(PrizeLaw(odds, p_jackpot, np.zeros(1), np.ones(1)), len(self))
         spread = tuple(total.quantile(q) for q in (0.025, 0.5, 0.975))
-    return Money(sum(p.price for p in self.plays), sum(p.prize or 0 for p in self.plays),
-        float(sum(n * sum(dollars * p for dollars, p in laws[key][0].items()) for key, n in rules.items())), spread, sum(p.prize != 0 for p in self.plays),
+    mean = float(sum(n * sum(dollars * p for dollars, p in laws[key][0].items()) for key, n in rules.items()))
+    return Money(sum(p.price for p in self.plays), sum(p.prize or 0 for p in self.plays), mean, spread, sum(p.prize != 0 for p in self.plays),
         prod(float(laws[key][0][0]) ** n for key, n in rules.items()), sum(p.prize is None for p in self.plays),
         1 - prod(float(1 - laws[key][1]) ** n for key, n in rules.items()))
 
-# %% ../nbs/36_track_record.ipynb #0f695a61
+# %% ../nbs/36_track_record.ipynb #345a6ba0
 def holm_levels(
     e_values: list[float],   # one a forecaster; those that can only be 1 are best left out
     alpha: float = 0.05,
@@ -158,11 +159,12 @@ def verdict(
     bounds = f"95% interval {low:+.4f} to {high:+.4f}" if isfinite(low) else "one draw gives no interval"
     score = f"{mean:+.4f} nats a draw against uniform ({bounds}) on {n} draw{'s' if n > 1 else ''}"
     if self.process.final >= needed:
-        return f"evidence of skill: E is {self.process.final:.3g}, and with fair draws {needed:.0f} is reached with a chance of at most {self.alpha:.0%}; {score}"
+        return (f"evidence of skill: E is {self.process.final:.3g}, and with fair draws {needed:.0f} is reached with a chance of at "
+                f"most {self.alpha:.0%}; {score}")
     return (f"no skill shown: {score}; the evidence is E = {self.process.final:.3g} and {needed:.0f} is needed, "
             f"which a skill of {log(needed) / n:.4f} nats a draw would have given")
 
-# %% ../nbs/36_track_record.ipynb #f03b08f7
+# %% ../nbs/36_track_record.ipynb #a2eb2bcd
 @patch
 def as_dict(self: TrackRecord, needed: float = 20.0) -> dict:
     "The record, all JSON-ready; money in dollars."
@@ -181,11 +183,14 @@ def lines(self: TrackRecord, needed: float = 20.0) -> list[tuple[str, str]]:   #
     tickets = f"{n} ticket{'s' if n > 1 else ''}"
     often = ", ".join(f"{k} white{'' if k == 1 else 's'} {count} ({expected:.1f})" for k, (count, expected) in
                       enumerate(zip(hits.counts, hits.expected, strict=True)) if count or expected >= 0.05)
-    half = f"; 95 of 100 such series win {dollars_text(money.spread[0])} to {dollars_text(money.spread[2])}, half of them {dollars_text(money.spread[1])} or less" if money.spread else ""
+    low, middle, high = map(dollars_text, money.spread or (0, 0, 0))
+    spread = f"; 95 of 100 such series win {low} to {high}, half of them {middle} or less" if money.spread else ""
+    powerballs = f"{hits.powerballs} powerball{'' if hits.powerballs == 1 else 's'}, {hits.powerballs_mean:.1f} by chance"
+    won = f"{tickets} cost {dollars_text(money.spent)} and won {dollars_text(money.won)} in the fixed tiers"
     jackpot = f"won {money.jackpots} times" if money.jackpots else "not won"
     return [("Skill", self.verdict(needed)),
-            ("Hits", f"{hits.total} whites, {hits.mean:.1f} by chance (95% {hits.low} to {hits.high}); {hits.powerballs} powerball{'' if hits.powerballs == 1 else 's'}, {hits.powerballs_mean:.1f} by chance"),
+            ("Hits", f"{hits.total} whites, {hits.mean:.1f} by chance (95% {hits.low} to {hits.high}); {powerballs}"),
             ("", f"tickets with {often}; by chance in brackets"),
-            ("Money", f"{tickets} cost {dollars_text(money.spent)} and won {dollars_text(money.won)} in the fixed tiers; chance wins {dollars_text(round(money.mean, 2))} on average{half}"),
+            ("Money", f"{won}; chance wins {dollars_text(round(money.mean, 2))} on average{spread}"),
             ("", f"{money.winners or 'none'} of {tickets} won anything; chance wins nothing at all with so many in {chance_text(money.p_nothing)}"),
             ("Jackpot", f"{jackpot}, and in no sum here; the chance was {chance_text(money.p_jackpot)}")]

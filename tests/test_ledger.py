@@ -1,7 +1,8 @@
 """The ledger: a chain that names what was altered, predictions that cannot be back-dated, scores that come by themselves."""
 
 import json
-import multiprocessing
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -9,15 +10,16 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import torch
 
 from helios.chain import GENESIS, HASHED, Chain, LedgerError, entry_hash
 from helios.draws import balls, simulate
-from helios.forecasters import Frequency, Uniform, walk
+from helios.forecasters import Frequency, Uniform
 from helios.game import POWERBALL
 from helios.ledger import Ledger, forecast_from_json, forecast_to_json, held_at
 from helios.memory_store import MemoryStore
 from helios.mixtures import mixture
-from helios.scoring import Forecast
+from helios.scoring import Forecast, drawn_matrix
 from helios.tables import context_storage, ledger
 from helios.values import StoreError
 
@@ -203,30 +205,31 @@ def test_many_threads_write_one_chain(store):
     assert numbers == [*range(1, 61)]
 
 
-def _write_notes(address, who, ready, go):
-    with MemoryStore(address) as store:
-        chain = Chain(store)
-        ready.release()
-        go.wait()
-        for k in range(15):
-            note(chain, f"{k}", who)
+_WRITER = """
+import sys
+from helios.chain import Chain
+from helios.memory_store import MemoryStore
+with MemoryStore(sys.argv[1]) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for k in range(15):
+        entry = {"kind": "note", "draw_date": "2026-08-05", "forecaster": sys.argv[2], "version": "1", "content": {"text": str(k)}}
+        Chain(store).append(lambda conn, made_at: entry)
+"""
 
 
 @pytest.mark.parametrize("kind", ["file", "postgresql"])
 def test_two_processes_write_one_chain(kind, request, path):
     address = request.getfixturevalue("postgres_url") if kind == "postgresql" else str(path)
-    spawn = multiprocessing.get_context("spawn")
-    ready, go = spawn.Semaphore(0), spawn.Event()
     MemoryStore(address).close()
-    processes = [spawn.Process(target=_write_notes, args=(address, who, ready, go)) for who in "ab"]
-    for process in processes:
-        process.start()
-    for _ in processes:
-        ready.acquire()
-    go.set()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, address, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for who in "ab"]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0]
     with MemoryStore(address) as store:
         assert Chain(store).verify().ok and Chain(store).head()["n"] == 30
         assert {row["forecaster"] for row in store._rows(ledger.select())} == {"a", "b"}
@@ -239,8 +242,6 @@ def test_what_goes_in_comes_out_with_the_same_scores(store):
     draws = real_draws(60)
     whites, powerballs = balls(draws)
     rng = np.random.default_rng(1)
-    import torch
-
     logits = [torch.from_numpy(rng.normal(size=(1, n))) for n in (69, 26, 69, 26)]
     parts = [Forecast(*logits[:2]), Forecast(*logits[2:]), UNIFORM]
     clock = Clock(noon_before(draws))
@@ -283,8 +284,6 @@ def test_many_threads_predict_once(store):
 
 
 def test_what_is_no_forecast_is_refused():
-    import torch
-
     draws = real_draws()
     day = draws.draw_date.iloc[-1].date()
     with MemoryStore(":memory:") as store:
@@ -378,8 +377,6 @@ def test_a_ticket_and_its_prize():
     draws = real_draws(21)
     whites, powerballs = balls(draws[20:])
     wrong = [b for b in range(1, 70) if b not in whites[0]]
-    import torch
-
     with MemoryStore(":memory:") as store:
         clock = Clock(noon_before(draws[:20]))
         book = Ledger(store, clock)
@@ -462,8 +459,6 @@ def test_the_best_of_many_needs_more(store):
     """Holm over the real forecasters that ever differed from uniform; simulated ones and the uniform one are no tries."""
     draws, fake = real_draws(21), simulate(n=21, seed=5, first=date(2026, 6, 1))
     rng = np.random.default_rng(3)
-    import torch
-
     clock = Clock(noon_before(draws[:20]))
     book = Ledger(store, clock)
     for name in "abc":
@@ -494,12 +489,13 @@ def test_fair_draws_raise_no_alarm_and_a_planted_bias_does():
 
     def e_value(seed, **bias):
         draws = simulate(n=145, seed=seed, **bias)
+        whites, powerballs = balls(draws)
+        came = torch.from_numpy(drawn_matrix(whites, 69).cumsum(0)), torch.from_numpy(np.eye(26)[powerballs - 1].cumsum(0))
         with MemoryStore(":memory:") as store:
             book = Ledger(store)
-            said = walk(Frequency(), draws, 120)
-            for i in range(25):
-                one = Forecast(said.white_logits[i : i + 1], said.powerball_logits[i : i + 1])
-                book.predict("frequency", "1", one, draws[: 120 + i])
+            for at in range(120, 145):  # balls that came more often are taken for heavier, with caution
+                one = Forecast((came[0][at - 1 : at] + 50.0).log(), (came[1][at - 1 : at] + 20.0).log())
+                book.predict("counts", "1", one, draws[:at])
             book.settle(draws)
             return book.summary()[0].record.process.final
 

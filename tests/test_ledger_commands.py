@@ -223,7 +223,7 @@ def test_real_predictions_stand_before_simulated_ones(home, file):
     write_draws(draws, home / HISTORY)
     shown = run()
     assert shown.exit_code == 0 and shown.stdout.index("mine@7") < shown.stdout.index("SIMULATED draws: nothing")
-    assert shown.stdout.startswith("Scored ") and "Forecaster mine: 1 forecast, 1 scored" in shown.stdout
+    assert shown.stdout.startswith("Scored ") and "Forecaster mine: 1 forecast, 1 counted" in shown.stdout
     assert [s["simulated"] for s in told()["standings"]] == [False, False, True]
 
 
