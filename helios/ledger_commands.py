@@ -81,7 +81,7 @@ def score_lines(scores: list[dict]) -> Iterator[str]:
         mended = "; the draw's numbers were corrected, this replaces the score before" if score["replaces"] else ""
         yield from wrapped("Scored", f"{who}: {hit}, {score['white_nats'] + score['powerball_nats']:+.4f} nats, prize {_prize(score).replace('-', '$0')}{mended}")
 
-# %% ../nbs/59_ledger_commands.ipynb #809c5955
+# %% ../nbs/59_ledger_commands.ipynb #659dd2ad
 _COLOURS = ("#b45309", "#1d4ed8", "#047857", "#7e22ce", "#be123c", "#475569")
 
 def plot_standings(
@@ -101,7 +101,7 @@ def plot_standings(
     below.fill_between(at, *band, color="#94a3b8", alpha=0.3, linewidth=0, label="95% of chance")
     below.plot(at, mean, color="#94a3b8", linewidth=1.5, label="expected by chance")
     for i, (standing, colour) in enumerate(zip(shown, _COLOURS, strict=False)):
-        look = {"color": colour, "linewidth": 4 - 0.5 * i, "label": standing.forecaster[:24]}     # thinner ones on top, so that equal paths are seen
+        look = {"color": colour, "linewidth": 3.2 - 0.4 * i, "label": standing.forecaster[:24]}     # thinner ones on top, so that equal paths are seen
         above.plot(np.r_[0, standing.record.process.log_e], **look)
         below.plot(np.cumsum([0, *(p.whites_hit for p in standing.record.plays)]), **look)
     return _labelled(figure, above, below, shown[0].simulated)
