@@ -44,6 +44,11 @@ class Mixture:
 
     def __len__(self) -> int: return len(self.parts[0])
 
+    def __getitem__(self, rows: slice) -> "Mixture":
+        "The mixtures of some of the draws."
+        weights = (w[rows] if isinstance(w, Tensor) else w for w in (self.white_weights, self.powerball_weights))
+        return Mixture(tuple(part[rows] for part in self.parts), *weights)
+
     @property
     def picked(self) -> int:
         "Whites in a draw."

@@ -45,6 +45,10 @@ class Forecast:
 
     def __len__(self) -> int: return len(self.white_logits)
 
+    def __getitem__(self, rows: slice) -> "Forecast":
+        "The forecasts of some of the draws."
+        return Forecast(self.white_logits[rows], self.powerball_logits[rows], self.picked)
+
     @classmethod
     def uniform(cls, era: Era, n: int = 1) -> "Forecast":
         "The baseline: every ticket equally likely, for `n` draws."
