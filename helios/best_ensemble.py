@@ -53,7 +53,7 @@ def recommended_weights(
     if rest[best] <= log(3 / alpha): return np.r_[np.zeros(m), 1.0], "uniform"
     return candidates[best][1], candidates[best][0]
 
-# %% ../nbs/39_best_ensemble.ipynb #a9b4da31
+# %% ../nbs/39_best_ensemble.ipynb #d8e0df3e
 @dataclass(frozen=True)
 class Recommendation:
     "A mixture chosen on the first draws and judged on the rest."
@@ -74,7 +74,7 @@ class Recommendation:
         "Whether nothing was worth its price."
         return self.kinds == ("uniform", "uniform")
 
-def _fit(part: Scores | None, at: np.ndarray, alpha: float) -> tuple[tuple[np.ndarray, str], tuple[np.ndarray, str]]:
+def _fit(part: Scores, at: np.ndarray, alpha: float) -> tuple[tuple[np.ndarray, str], tuple[np.ndarray, str]]:
     "Weights and kinds for whites and powerball from the draws `at`."
     return tuple(recommended_weights(head[:, at].T, alpha / 2) for head in (part.white, part.powerball))
 

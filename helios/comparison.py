@@ -267,7 +267,7 @@ def _holm_known(p: list[float | None]) -> list[float | None]:
     adjusted = iter(holm([q for q in p if q is not None]).tolist())
     return [None if q is None else next(adjusted) for q in p]
 
-# %% ../nbs/38_comparison.ipynb #bf69f493
+# %% ../nbs/38_comparison.ipynb #ecab7d66
 FEWEST = 8   # measurements below which a trend is not asked
 
 def trend(
@@ -278,7 +278,7 @@ def trend(
     row = np.asarray(values, dtype=float)
     if len(row) < FEWEST or np.ptp(row) <= SAME * max(1.0, np.abs(row).max()): return None, None
     time = np.arange(len(row)) - (len(row) - 1) / 2
-    return float(row @ time / (time @ time)), _p_slope(((row - row.mean()) / row.std())[_orders(len(row), seed)], time)
+    return float(row @ time / (time @ time)), _p(np.abs((row - row.mean())[_orders(len(row), seed)] @ time))
 
 # %% ../nbs/38_comparison.ipynb #15f3e5fc
 @dataclass(frozen=True)
