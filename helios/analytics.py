@@ -132,7 +132,7 @@ def scores(
     days = tuple(current.draw_date[at:].dt.strftime("%Y-%m-%d"))
     return Scores(tuple(s.name for s in found), days, np.array(white), np.array(powerball), np.array(seconds), facts)
 
-# %% ../nbs/42_analytics.ipynb #b46703ec
+# %% ../nbs/42_analytics.ipynb #146dca1b
 @dataclass(frozen=True)
 class Comparison:
     "Subjects on the same draws."
@@ -164,9 +164,10 @@ def as_dict(self: Comparison) -> dict:
     def plain(row: dict) -> dict: return {k: finite(v) if isinstance(v, float) else v for k, v in row.items()}
     table = [{"name": name} | plain(row) for name, row in zip(self.matrix.index, self.matrix.to_dict("records"), strict=True)]
     found = [asdict(p) | {"interval": [finite(v) for v in p.interval], "better": p.better, "verdict": p.verdict} for p in self.pairs]
+    went = [asdict(c) | {"means": list(c.means), "slope_interval": c.slope_interval and list(c.slope_interval), "verdict": c.verdict} for c in self.courses]
     return {"names": list(self.scores.names), "n": len(self.scores), "first": self.scores.dates[0], "last": self.scores.dates[-1], "simulated": self.simulated,
             "alpha": self.alpha, "matrix": table, "periods": {"columns": list(self.periods.columns), "rows": self.periods.to_numpy().tolist()},
-            "pairs": found, "courses": [asdict(c) | {"verdict": c.verdict} for c in self.courses], "correlations": self.likeness,
+            "pairs": found, "courses": went, "correlations": self.likeness,
             "ensemble": self.recommendation and self.recommendation.as_dict(), "verdict": self.verdict}
 
 @patch(as_prop=True)
@@ -178,7 +179,7 @@ def verdict(self: Comparison) -> str:
     else: differ = f"better are {', '.join(ahead)}" if ahead else "no pair differs" if self.pairs else "there is nothing to compare with"
     return f"{'skill is shown by ' + ', '.join(skilled) if skilled else 'nobody shows skill'}; {differ}"
 
-# %% ../nbs/42_analytics.ipynb #d216c040
+# %% ../nbs/42_analytics.ipynb #0e0062a7
 def _signed(value: float, digits: int = 4) -> str: return f"{round(value, digits) + 0.0:+.{digits}f}" if np.isfinite(value) else "-"
 
 @patch
@@ -192,7 +193,9 @@ def lines(self: Comparison) -> Iterator[str]:
         bought = _signed(row.nats_per_s, 2) if row.has_skill else "nothing"
         span = f"{_signed(row.low)} {_signed(row.high)}"
         yield f"{name[:wide]:{wide}} {_signed(row.skill_nats):>8} {span:>18} {row.e_value:9.3g} {row.hits:6.3f} {row.ece:7.4f} {row.seconds:7.2f} {bought:>10}"
-    for p in self.pairs:
+    same = [f"{p.first} and {p.second}" for p in self.pairs if p.is_same]
+    if same: yield f"the same forecasts on every draw: {', '.join(same)}"
+    for p in (p for p in self.pairs if not p.is_same):
         yield f"{p.first} less {p.second}: {_signed(p.difference)} ({_signed(p.interval[0])} to {_signed(p.interval[1])}), p {p.p:.4f}, Holm {p.p_holm:.4f}: {p.verdict}"
     for c in self.courses:
         if c.p_trend is not None: yield f"{c.name} over time: {c.verdict} (stable p {c.p_stable:.3f}, trend p {c.p_trend:.3f})"

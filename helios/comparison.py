@@ -51,7 +51,7 @@ class Scores:
         "(subjects, n) nats a draw, whites and powerball together."
         return self.white + self.powerball
 
-# %% ../nbs/38_comparison.ipynb #f792d7c2
+# %% ../nbs/38_comparison.ipynb #8463f24d
 EXACT, FLIPS, SAME, ENOUGH = 14, 9999, 1e-12, 100   # draws for all signs; random ones; what is rounding; draws for a verdict
 
 def sign_flip(
@@ -67,8 +67,9 @@ def sign_flip(
     if few.all(): return p
     reached = np.zeros(len(d))
     for begin in range(0, flips, 1000):
-        signs = 2.0 * rng.integers(0, 2, (min(1000, flips - begin), d.shape[1]), dtype=np.int8) - 1
-        reached += (np.abs(signs @ d.T) >= seen).sum(0)
+        bits = rng.integers(0, 256, (min(1000, flips - begin), -(-d.shape[1] // 8)), dtype=np.uint8)
+        plus = np.unpackbits(bits, axis=1, count=d.shape[1]).astype(float)
+        reached += (np.abs(2 * (plus @ d.T) - d.sum(1)) >= seen).sum(0)
     return np.where(few, p, (reached + 1) / (flips + 1))
 
 def _all_signs(d: np.ndarray, seen: float) -> float:
@@ -77,7 +78,7 @@ def _all_signs(d: np.ndarray, seen: float) -> float:
     for value in d: sums = np.concatenate([sums - value, sums + value])
     return float((np.abs(sums) >= seen).mean())
 
-# %% ../nbs/38_comparison.ipynb #7ba699aa
+# %% ../nbs/38_comparison.ipynb #d3e7844f
 def skewed_mean(
     values: np.ndarray,    # (n,)
     level: float = 0.95,   # of the interval
@@ -94,7 +95,7 @@ def skewed_mean(
         if abs(skew) < 1e-6: return y
         return 3 * root / skew * (np.cbrt(1 + skew * (y / root - skew / (6 * n))) - 1)
     half = float(stats.t.ppf((1 + level) / 2, n - 1))
-    return mean, (mean - s / root * back(half), mean - s / root * back(-half)), float(2 * stats.t.sf(abs(corrected), n - 1))
+    return mean, (float(mean - s / root * back(half)), float(mean - s / root * back(-half))), float(2 * stats.t.sf(abs(corrected), n - 1))
 
 # %% ../nbs/38_comparison.ipynb #eac8c984
 def diebold_mariano(
