@@ -52,10 +52,10 @@ def test_draws_on_which_two_agree_change_nothing():
 
 
 def test_level_over_all_pairs_with_skewed_scores():
-    """Five equally good forecasters, gamma scores; 60 histories at 5%: 3 standard errors above is 0.135."""
+    """Five equally good forecasters, gamma scores; 40 histories at 5%: 3 standard errors above is 0.153."""
     rng = np.random.default_rng(5)
-    alarms = [any(p.better for p in pairs(table(0.1 * (rng.gamma(2, 1, (5, 150)) - 2)))) for _ in range(60)]
-    assert np.mean(alarms) <= 0.135
+    alarms = [any(p.better for p in pairs(table(0.1 * (rng.gamma(2, 1, (5, 150)) - 2)))) for _ in range(40)]
+    assert np.mean(alarms) <= 0.153
 
 
 @pytest.mark.slow
