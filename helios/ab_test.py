@@ -73,11 +73,11 @@ def confidence_sequence(
     below, above = (_reach(_costs(y, c, width, _before(y ** 2)).cumsum(0), needed) for c in (guess - low, high - guess))
     return np.maximum(d.cumsum() - below, low.cumsum()) / number, np.minimum(d.cumsum() + above, high.cumsum()) / number
 
-# %% ../nbs/38_ab_test.ipynb #8597e289
-def _parts(forecast: Forecast | Mixture) -> tuple[list[Forecast], list[list[float]]]:
-    "Forecasts, and their weights for whites and for powerball."
-    if not hasattr(forecast, "parts"): return [forecast], [[1.0], [1.0]]
-    return list(forecast.parts), [np.asarray(w, dtype=float) for w in (forecast.white_weights, forecast.powerball_weights)]
+# %% ../nbs/38_ab_test.ipynb #f47044e4
+def _parts(forecast: Forecast | Mixture, head: int) -> tuple[list[Forecast], Tensor]:
+    "Forecasts, and their weights (parts, n) in a head."
+    if isinstance(forecast, Mixture): return [*forecast.parts], forecast.shares[head]
+    return [forecast], torch.ones(1, len(forecast), dtype=torch.float64)
 
 def _logs(part: Forecast, head: int) -> tuple[Tensor, Tensor, int]:
     "(n, balls) logits, (n,) log of their sum over sets, and the size of these."
@@ -86,16 +86,14 @@ def _logs(part: Forecast, head: int) -> tuple[Tensor, Tensor, int]:
 
 def _most(a: Forecast | Mixture, b: Forecast | Mixture, head: int) -> Tensor:
     "(n,) nats by which `a` can beat `b` at most, in one head."
-    (parts, _), (others, weights) = _parts(a), _parts(b)
-    base, norm = 0, 0
-    for part, weight in zip(others, np.moveaxis(np.asarray(weights[head]), -1, 0), strict=True):
+    (parts, shares), (others, weights), base, norm = _parts(a, head), _parts(b, head), 0, 0
+    for part, weight in zip(others, weights, strict=True):
         logits, total, k = _logs(part, head)
-        w = torch.as_tensor(weight, dtype=torch.float64)
-        base, norm = base + w[..., None] * logits, norm + w * total
+        base, norm = base + weight[:, None] * logits, norm + weight * total
     def best(part: Forecast) -> Tensor:
         logits, total, _ = _logs(part, head)
         return (logits - base).topk(k, -1).values.sum(-1) - (total - norm)
-    return torch.stack([best(part) for part in parts]).amax(0)
+    return torch.logsumexp(shares.log() + torch.stack([best(part) for part in parts]), 0)
 
 def difference_bounds(
     a: Forecast | Mixture,   # of the same draws
@@ -106,7 +104,7 @@ def difference_bounds(
     most, least = (sum(_most(one, other, head) for head in (0, 1)).numpy(force=True) for one, other in ((a, b), (b, a)))
     return -least, most
 
-# %% ../nbs/38_ab_test.ipynb #a917cc4a
+# %% ../nbs/38_ab_test.ipynb #83598940
 DELTA, ENOUGH, PER_YEAR = 0.005, 100, 156   # nats a draw worth having; draws for "none"; draws of Powerball a year
 
 def draws_needed(
@@ -143,12 +141,13 @@ class ABState:
     alpha: float
     sd: float | None                 # of the differences
     needed: int | None               # draws in all that the answer "none worth having" would take at this sd
+    held_before: int = 0             # of the n, draws held before the test was started
 
     def as_dict(self) -> dict:
         "Plain values."
         return asdict(self) | {"interval": self.interval and list(self.interval)}
 
-# %% ../nbs/38_ab_test.ipynb #c671a5a2
+# %% ../nbs/38_ab_test.ipynb #778df131
 def decide(
     d: np.ndarray,           # (n,) differences in order of time
     low: np.ndarray,
@@ -171,7 +170,8 @@ def lines(self: ABState) -> Iterator[str]:
     yield f"A/B        {self.name}: A is {self.a}, B is {self.b}; {self.status}"
     if self.n == 0: yield "Draws      none yet"
     else:
-        yield f"Draws      {self.n:,}, the last of {self.last}"
+        old = f"; {self.held_before:,} were held before the test was started" if self.held_before else ""
+        yield f"Draws      {self.n:,}, the last of {self.last}{old}"
         yield f"A less B   {self.difference:+.4f} nats a draw, {self.interval[0]:+.4f} to {self.interval[1]:+.4f} at {100 * (1 - self.alpha):g}%, however often it is looked at"
     if self.answer in ("A", "B"):
         small = max(map(abs, self.interval)) < self.delta
@@ -241,7 +241,7 @@ def _known(self: ABTest, name: str, row: dict | None) -> dict:
     if row is None: raise ABError(f"no A/B test is named {brief(name)}; there is {', '.join(s.name for s in self.list()) or 'none'}")
     return row
 
-# %% ../nbs/38_ab_test.ipynb #9017edc1
+# %% ../nbs/38_ab_test.ipynb #6fc53326
 def _state(row: dict) -> ABState:
     "What a row comes to."
     config, scores = row["config"], {key: np.array(values, dtype=float) for key, values in row["outcome"]["scores"].items() if key != "dates"}
@@ -252,7 +252,7 @@ def _state(row: dict) -> ABState:
     widest = float(max(np.abs(scores["low"]).max(), np.abs(scores["high"]).max())) if n else 0.0
     needed = None if sd is None else draws_needed(sd, config["delta"], config["alpha"], widest)
     return ABState(row["name"], config["a"], config["b"], n, dates[n - 1] if n else None, float(d.mean()) if n else None, interval, answer,
-                   row["status"], config["delta"], config["alpha"], sd, needed)
+                   row["status"], config["delta"], config["alpha"], sd, needed, sum(day <= row["created_at"][:10] for day in dates[:n]))
 
 @patch
 def get(self: ABTest, name: str) -> ABState:

@@ -4,12 +4,13 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from helios.ab_test import ABError, ABTest, confidence_sequence, decide, difference_bounds, draws_needed
 from helios.draws import balls, simulate
 from helios.forecasters import Frequency, Uniform, walk
 from helios.memory_store import MemoryStore
-from helios.mixtures import mixture
+from helios.mixtures import Mixture, mixture
 
 DAYS = [str(day) for day in np.datetime64("2024-01-01") + 3 * np.arange(2000)]
 BOLD = np.log(np.array([4.0, 1.0]) * 26 / 29)          # gain of a forecaster of one heavy powerball, drawn or not
@@ -96,6 +97,10 @@ def test_bounds_hold_for_real_forecasts_and_are_met():
     low, high = difference_bounds(mixed, two)
     d = mixed.skill(*outcome).total
     assert ((low <= d) & (d <= high)).all()
+    share = torch.linspace(0, 1, len(one), dtype=torch.float64)[:, None]
+    moving = Mixture((one, two), torch.hstack([share, 1 - share]), torch.hstack([1 - share, share]))
+    (low, high), d = difference_bounds(moving, mixed), moving.skill(*outcome).total - mixed.skill(*outcome).total
+    assert ((low <= d) & (d <= high)).all() and (high - low).max() < 20
     with pytest.raises(ABError, match="same draws"):
         difference_bounds(one, walk(Uniform(), draws, 151))
 
@@ -114,6 +119,7 @@ def test_rows_survive_and_draws_count_once(address):
         assert (state.answer, state.status, state.needed > state.n) == ("A", "decided", True)
         assert ABTest(store).get("duel") == state and tests.list("running") == []
         assert any("A is better: new@2" in line for line in state.lines())
+        assert state.held_before == sum(day <= tests._row("duel")["created_at"][:10] for day in DAYS[:state.n])
         row = tests._row("duel")
         assert row["outcome"]["answer"] == "A" and row["ended_at"] and row["kind"] == "ab"
 
