@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPECTED', 'rehearse', 'tally']
 
-# %% ../nbs/43_autonomy.ipynb #7ce130f0
+# %% ../nbs/43_autonomy.ipynb #8c8be325
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from .tables import enhanced_journal
 from .tables import decisions as table
 from .values import StoreError, check_number, utc_text
 from .versions import RegistryError
+from .walks import WalkError
 
 # %% ../nbs/43_autonomy.ipynb #c2dcee90
 @patch
@@ -97,8 +98,8 @@ def status(self: DecisionEngine) -> dict:
             "decisions": {row["status"]: row["n"] for row in counted}, "champion": champion["name"] if champion else "uniform",
             "trial": trial["name"] if trial else None}
 
-# %% ../nbs/43_autonomy.ipynb #8be48c2e
-EXPECTED = (DecisionError, ForecasterError, TrainError, JobError, RegistryError)   # what may refuse an act; anything else ends the round
+# %% ../nbs/43_autonomy.ipynb #919a5c0d
+EXPECTED = (DecisionError, ForecasterError, WalkError, TrainError, JobError, RegistryError)   # what may refuse an act; anything else ends the round
 
 @patch
 def step(self: DecisionEngine, draws: pd.DataFrame) -> dict:   # did: off, spent, waits, idle, abstained, acted or failed; said; decision

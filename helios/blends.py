@@ -22,8 +22,8 @@ from .scoring import Forecast
 from .structures import WeightPrior, learned, powerball_prior, white_prior
 from .subsets import log_prob
 
-# %% ../nbs/09_blends.ipynb #77d32d26
-SHARE = 0.001   # of the weight that flows back after each draw
+# %% ../nbs/09_blends.ipynb #898283dc
+SHARE = 0.0002   # of the weight that flows back after each draw
 
 def fixed_share(
     scores: np.ndarray,        # (n, m) nats of each forecaster on each draw

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FORECASTER', 'PARAMETER', 'WORK', 'AUTONOMOUS', 'MOVES', 'K
            'Changes', 'undo_changes', 'champion_of', 'trial_of', 'parameters', 'gate', 'Hands', 'job_of', 'setting_of',
            'undo_training', 'cpu_of_job']
 
-# %% ../nbs/38_decision_actions.ipynb #bfac9374
+# %% ../nbs/38_decision_actions.ipynb #a0822d76
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .challengers import UNIFORM, Challengers, DecisionError
+from .challengers import ALPHA, UNIFORM, Challengers, DecisionError
 from .fitting import TrainError, config_from
 from .jobs import Jobs
 from .memory_store import ENDED, MemoryStore
@@ -26,7 +26,7 @@ from .registry import Registry
 from .tables import context_storage, experiments
 from .trainer import submit_training
 from .update import update
-from .values import to_json
+from .values import to_json, utc_now
 from .versions import CHAMPION, parse_ref
 
 # %% ../nbs/38_decision_actions.ipynb #bdad35aa
@@ -56,7 +56,7 @@ def say(action: str,   # such as "strategy:frequency"
     if kind not in KINDS: raise DecisionError(f"no kind of decision is {kind!r}; there are {', '.join(KINDS)}")
     return KINDS[kind].says.format(target)
 
-# %% ../nbs/38_decision_actions.ipynb #4a35b7ea
+# %% ../nbs/38_decision_actions.ipynb #314df678
 def context_of(store: MemoryStore, kind: str, key: str) -> Any:
     "What is kept under a type and a key; None where nothing is."
     row = store.get_context(kind, key)
@@ -88,9 +88,11 @@ class Changes:
     def experiment(self, name: str, config: dict) -> None:
         "Enter an A/B comparison that runs from now on."
         self.made.append({"of": "experiment", "where": [name], "before": None, "after": "running"})
-        self.store._insert(experiments, f"an experiment {name} is there already", name=name, kind="ab", config=config, status="running")
+        empty = {key: [] for key in ("dates", "a", "b", "low", "high")}
+        self.store._insert(experiments, f"an experiment {name} is there already", name=name, kind="ab", config=config, status="running",
+                           outcome={"scores": empty})
 
-# %% ../nbs/38_decision_actions.ipynb #dd25620a
+# %% ../nbs/38_decision_actions.ipynb #ff0553d9
 def _point(registry: Registry, name: str, version: int | None, why: str, back: bool = False) -> None:
     if version is None: registry.remove_alias(name, CHAMPION, why)
     elif back: registry.rollback(name, to=version, why=why)
@@ -113,7 +115,7 @@ def undo_changes(store: MemoryStore, registry: Registry | None, made: list[dict]
         if change["before"] == change["after"]: continue
         if change["of"] == "context": put_context(store, *change["where"], change["before"])
         elif change["of"] == "alias": _point(registry, *change["where"], change["before"], why, back=True)
-        else: store._update(experiments, experiments.c.name == change["where"][0], status="cancelled")
+        else: store._update(experiments, experiments.c.name == change["where"][0], status="stopped", ended_at=utc_now())
 
 # %% ../nbs/38_decision_actions.ipynb #5486cf81
 FORECASTER, PARAMETER = "forecaster", "parameter"   # context types; the keys of the first are "champion" and "strategy"
@@ -226,7 +228,7 @@ def _move_rollback(hands: Hands, changes: Changes, name: str) -> None:
                             f"{exp(found['needed']):.0f} is needed; undo decision {champion['decision']} if it was a mistake")
     _crown(hands, changes, name, None, f"decision {hands.decision}: back")
 
-# %% ../nbs/38_decision_actions.ipynb #59fa32c7
+# %% ../nbs/38_decision_actions.ipynb #7b79d1ac
 def setting_of(target: str) -> tuple[str, Any]:   # such as "learning_rate=0.001"
     "The parameter and the value that an adjustment names; `DecisionError` for one that no training takes."
     name, _, text = target.partition("=")
@@ -242,8 +244,8 @@ def _move_adjust(hands: Hands, changes: Changes, target: str) -> None:
 
 def _move_ab(hands: Hands, changes: Changes, name: str) -> None:
     hands.challengers.pay(hands.champion["name"], name, hands.champion["reign"])
-    changes.experiment(f"ab-{hands.decision}", {"a": hands.champion["name"], "b": name, "draws_from": hands.challengers.last,
-                                                "history": hands.challengers.history, "decision": hands.decision})
+    changes.experiment(f"ab-{hands.decision}", {"a": name, "b": hands.champion["name"], "delta": 0.005, "alpha": ALPHA, "bound": None,
+                                                "since": hands.challengers.last, "history": hands.challengers.history, "decision": hands.decision})
 
 AUTONOMOUS = ("autonomous", "mode")   # where the mode keeps its state
 

@@ -13,6 +13,7 @@ import torch
 from waiting import until
 
 import helios.challengers
+from helios.ab_test import ABTest
 from helios.archive import Registry
 from helios.autonomy import DecisionEngine, rehearse, tally
 from helios.challengers import Challengers, DecisionError
@@ -23,7 +24,6 @@ from helios.jobs import Jobs
 from helios.memory_store import MemoryStore
 from helios.net import PowerballNet
 from helios.tables import decisions as table
-from helios.tables import experiments
 from helios.trained_model import draws_fingerprint
 from helios.utility import weigh
 from helios.weights import save_model
@@ -306,6 +306,35 @@ def test_a_version_of_another_history_is_no_strategy(tmp_path):
             helios.challengers.scores("powerball@1", FAIR, 350, registry)
 
 
+OWN = """
+import numpy as np
+from helios.forecasters import Forecaster
+class Lucky(Forecaster, name="lucky"):
+    about = "made with the past in view"
+    def logits(self, past, start):
+        n, white = len(past) + 1 - start, np.zeros((len(past) + 1 - start, past.era.whites))
+        white[:, {balls}] = 2.0
+        return white, np.zeros((n, past.era.powerballs))
+"""
+
+
+def test_a_forecaster_made_with_the_past_in_view_is_judged_on_coming_draws(home):
+    """Its balls are those that came most often; on the past it would be the champion at once."""
+    counts = np.bincount(FAIR.iloc[:400].filter(like="white_").to_numpy().ravel(), minlength=70)
+    home.mkdir(parents=True)
+    (home / "forecasters.py").write_text(OWN.format(balls=[int(ball) - 1 for ball in np.argsort(-counts)[:12]]))
+    try:
+        with MemoryStore(":memory:") as store:
+            engine, here = DecisionEngine(store), Challengers(store, FAIR[:400])
+            assert helios.challengers.scores("lucky", FAIR[:400], 200).sum() > 10
+            done(engine, FAIR[:400], "strategy:lucky")
+            assert (here.record("lucky").start, here.record("lucky").upto) == (400, 400)
+            assert not engine.state(FAIR[:400])["arms"]["lucky"]["open"]
+            assert engine.verify(1, FAIR)["outcome"]["draws"] == 20 == len(here.record("lucky").skills)
+    finally:
+        helios.challengers.FORECASTERS.pop("lucky", None)
+
+
 def test_a_training_is_a_real_job_and_can_be_undone(home):
     """Parameters that were adjusted are used by it; its version and its alias go when it is undone."""
     with MemoryStore(home / "helios.db") as store:
@@ -353,11 +382,13 @@ def test_a_training_that_fails_is_said_and_charged(home):
 
 def test_a_comparison_is_a_row_that_undoing_cancels(engine):
     row = done(engine, FAIR, option(engine.propose(FAIR), "ab:frequency")["action"])
-    (found,) = engine.store._rows(experiments.select())
-    assert (found["kind"], found["status"], found["config"]["b"]) == ("ab", "running", "frequency")
-    assert engine.verify(row["id"], FAIR)["waits"] == f"experiment {found['name']} is running"
+    kept, name = ABTest(engine.store), f"ab-{row['id']}"
+    state = kept.get(name)
+    assert (state.a, state.b, state.status, kept.config(name)["since"]) == ("frequency", "uniform", "running", str(FAIR.draw_date.iloc[-1].date()))
+    assert engine.verify(row["id"], FAIR)["waits"] == f"experiment {name} is running"
+    kept.observe(name, ["2030-01-02"], [0.1], [0.0], [-1.0], [1.0])  # those who take in its draws can
     engine.undo(row["id"])
-    assert engine.store._rows(experiments.select())[0]["status"] == "cancelled"
+    assert kept.get(name).status == "stopped" and kept.get(name).n == 1
 
 
 def test_what_is_irreversible_is_not_undone(engine):
