@@ -228,7 +228,7 @@ def _move_rollback(hands: Hands, changes: Changes, name: str) -> None:
                             f"{exp(found['needed']):.0f} is needed; undo decision {champion['decision']} if it was a mistake")
     _crown(hands, changes, name, None, f"decision {hands.decision}: back")
 
-# %% ../nbs/38_decision_actions.ipynb #7b79d1ac
+# %% ../nbs/38_decision_actions.ipynb #f7d74afd
 def setting_of(target: str) -> tuple[str, Any]:   # such as "learning_rate=0.001"
     "The parameter and the value that an adjustment names; `DecisionError` for one that no training takes."
     name, _, text = target.partition("=")
@@ -244,8 +244,9 @@ def _move_adjust(hands: Hands, changes: Changes, target: str) -> None:
 
 def _move_ab(hands: Hands, changes: Changes, name: str) -> None:
     hands.challengers.pay(hands.champion["name"], name, hands.champion["reign"])
+    here = hands.challengers
     changes.experiment(f"ab-{hands.decision}", {"a": name, "b": hands.champion["name"], "delta": 0.005, "alpha": ALPHA, "bound": None,
-                                                "since": hands.challengers.last, "history": hands.challengers.history, "decision": hands.decision})
+                                                "since": here.last, "history": here.history, "decision": hands.decision})
 
 AUTONOMOUS = ("autonomous", "mode")   # where the mode keeps its state
 

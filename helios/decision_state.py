@@ -183,7 +183,7 @@ def _failed(self: DecisionEngine, last: str, model: str) -> dict[str, str]:
     rows = self.store._newest(table, 20, status="failed", model_name=model)
     return {row["choice"]: row["outcome"]["error"] for row in rows if row["state"]["last"] == last}
 
-# %% ../nbs/40_decision_state.ipynb #2b018e80
+# %% ../nbs/40_decision_state.ipynb #f96ddc1b
 @patch
 def propose(self: DecisionEngine, draws: pd.DataFrame,
     model: str = "powerball",
@@ -191,8 +191,7 @@ def propose(self: DecisionEngine, draws: pd.DataFrame,
 ) -> dict:                 # the decision's row
     "Weigh what could be done and store the choice; nothing is done yet. `DecisionError` for a history that is too short."
     began, here = time.process_time(), Challengers(self.store, draws, self.registry)
-    champion = champion_of(self.store, here.history)["name"]
-    if here.n - here.record(champion).upto >= self.trial_draws: here.catch_up(champion)
+    self._follow(here)
     state = self.state(draws, model)
     goals = [goal for goal in state["goals"] if not (goal["reached"] or goal["missed"])]
     def add(kind: str, arm: Arm | None) -> float: return bonus(goals, kind, arm, self.horizon, self.prices["goal"])
@@ -211,6 +210,13 @@ def propose(self: DecisionEngine, draws: pd.DataFrame,
         self._note(row, "decision_abstained" if abstains else "decision_proposed", row["rationale"], choice=chosen.action,
                    utility=chosen.utility, weighing_s=time.process_time() - began)
     return row
+
+@patch
+def _follow(self: DecisionEngine, here: Challengers) -> None:
+    "Score the champion on what came, as often as over a horizon costs no more than a change does."
+    record = here.record(champion_of(self.store, here.history)["name"])
+    per_draw = self.prices["change"] / (self.horizon * max(self.prices["cpu_s"], 1e-9))   # CPU seconds
+    if here.n - record.upto >= max(self.trial_draws, (record.last_s or 0.0) / max(per_draw, 1e-9)): here.catch_up(record.name)
 
 @patch
 def _expected(self: DecisionEngine, option: Option) -> dict:

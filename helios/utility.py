@@ -72,7 +72,7 @@ class Option:
                 "blocked": self.blocked or None, "parts": {"expected_gain": self.gain, "probability": self.probability, "cost": self.cost,
                                                            "risk": self.risk, "goal_bonus": self.goal_bonus}}
 
-# %% ../nbs/39_utility.ipynb #d09fcd0b
+# %% ../nbs/39_utility.ipynb #32b9ac77
 def as_arm(said: dict,   # with mean, weight, shape, scale; weight None: known
 ) -> Arm:
     "A belief as a state holds it."
@@ -84,8 +84,9 @@ def arm_facts(arm: Arm) -> dict:
     return {"mean": arm.mean, "weight": None if arm.known else arm.weight, "shape": arm.shape, "scale": arm.scale, "low": low, "high": high}
 
 def _samples(state: dict, name: str, said: dict, arm: Arm) -> np.ndarray:
-    "(ROWS,) means drawn from a belief: anew for each decision while nothing was scored, else once a horizon."
-    held = [said["scored"], 1 + state["draws"] // state["horizon"]] if said.get("scored") else [state["number"], 0]
+    "(ROWS,) means drawn from a belief: anew for each decision while nothing was scored and nothing is at stake, else once a horizon."
+    new = not said.get("scored") and state["champion"]["name"] == UNIFORM
+    held = [state["number"], 0] if new else [said["scored"], 1 + state["draws"] // state["horizon"]]
     return arm.sample(np.random.default_rng([state["seed"], crc32(name.encode()), *held]), ROWS)
 
 class Weigher:
