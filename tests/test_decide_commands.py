@@ -138,6 +138,8 @@ def test_the_mode_runs_until_another_command_stops_it(draws, home):
     said(decide, "autonomous", "stop")
     assert "off: autonomous mode is off" in process.communicate(timeout=60)[0] and process.returncode == 0
     story = found(decide, "autonomous", "story")["story"]
-    assert "Autonomous mode is on" in story[0] and "Autonomous mode is off: it was asked to" in story[-1]
+    assert "Autonomous mode is on" in story[0]
+    off = next(i for i, line in enumerate(story) if "Autonomous mode is off: it was asked to" in line)
+    assert sum("is executed" in line for line in story[off:]) <= 1  # what had begun before the call may end after it
     with MemoryStore(home / DATABASE) as store:
         assert not [e for e in store.get_enhanced_journal_entries(limit=1000) if "Traceback" in json.dumps(e["event_data"])]
