@@ -102,7 +102,7 @@ def test_scores_of_a_version_are_those_of_its_evaluation(shop):
 def test_another_history_under_the_same_dates_is_not_trusted(shop):
     about = shop.registry.get("net@1")["about"]
     assert first_unseen(about, simulate(n=520, seed=9)) == 400
-    with pytest.raises(ForecasterError, match="has seen all 400 draws"):
+    with pytest.raises(ComparisonError, match="has seen all 400 draws"):
         shop.compare(["net@1"], simulate(n=400, seed=9))
     old = HISTORY.assign(era="2012-01-15")
     with pytest.raises(ForecasterError, match="was trained on 5/69"):
