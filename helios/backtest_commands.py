@@ -96,7 +96,7 @@ class _Bar(LiveBar):
 
     def __call__(self, *, done: int, of: int, forecaster: str) -> None: self.bar.update(self.task, completed=done, total=of, said=forecaster)
 
-# %% ../nbs/59_backtest_commands.ipynb #59ff7fb1
+# %% ../nbs/59_backtest_commands.ipynb #208e2092
 def plot_backtest(found: Any) -> Any:    # a matplotlib figure
     "Three panels: evidence, skill, payback."
     import numpy as np
@@ -122,7 +122,7 @@ def plot_backtest(found: Any) -> Any:    # a matplotlib figure
     right.axvline(100 * rows[0]["payback_expected"], color="crimson", ls="--", lw=1)
     chance = rows[0]["payback_chance95"]
     if chance: right.axvspan(100 * chance[0], 100 * chance[1], color="crimson", alpha=0.12, lw=0)
-    right.set(xlabel="payback of the best ticket, % (red: chance and 95% of it; no jackpot)", title="Money")
+    right.set(xlabel="payback of the best ticket, %, without the jackpot", title="Money (red: what chance pays, and 95% of its luck)")
     if found.data["simulated"]: figure.suptitle("SIMULATED draws", color="crimson", weight="bold")
     return figure
 
