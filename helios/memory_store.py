@@ -366,8 +366,8 @@ def get_knowledge_fragments(self: MemoryStore, model_name: str | None = None, # 
         first=(relevance.desc(),), model_name=model_name, fragment_type=fragment_type)
     now = datetime.fromisoformat(utc_now())
     for row in rows:
-        days = (now - datetime.fromisoformat(row["last_accessed"] or row["created_at"])).total_seconds() / 86_400
-        row["current_relevance"] = row["relevance_score"] * 0.5 ** (max(days, 0.0) / HALF_LIFE_DAYS)
+        days = (now - datetime.fromisoformat(row["last_accessed"] or row["created_at"])).days
+        row["current_relevance"] = row["relevance_score"] * 0.5 ** (max(days, 0) / HALF_LIFE_DAYS)
     return rows
 
 # %% ../nbs/20_memory_store.ipynb #0a146735
