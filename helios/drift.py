@@ -23,7 +23,7 @@ from .mixtures import Mixture
 from .scoring import Forecast
 from .subsets import log_prob
 
-# %% ../nbs/38_drift.ipynb #8e70579d
+# %% ../nbs/38_drift.ipynb #565ec4d7
 class DriftError(ValueError):
     "Scores that cannot be tested; the message says what to give instead."
 
@@ -34,11 +34,12 @@ class FairScores:
     sd: np.ndarray        # (n,) nats; 0 where the forecast is uniform
     highest: np.ndarray   # (m,) the largest |z| of each of m simulated fair histories; 0 where all forecasts are uniform
 
-def _scores_of(forecast: Forecast | Mixture, rows: slice, sets: np.ndarray, powerballs: np.ndarray) -> np.ndarray:
-    "(m, n) skill of some of the forecasts on tickets, sets (m, n, k) and powerballs (m, n), indices from 0."
+def _scores_of(forecast: Forecast | Mixture, rows: slice, sets: np.ndarray | None, powerballs: np.ndarray) -> np.ndarray:
+    "(m, n) skill of some of the forecasts on tickets, sets (m, n, k), None if whites are uniform, and powerballs (m, n), from 0."
     log_q = forecast.powerball_logits.double().log_softmax(-1)[rows].numpy(force=True)
-    whites = torch.from_numpy(sets)
-    if isinstance(forecast, Mixture):
+    whites = None if sets is None else torch.from_numpy(sets)
+    if whites is None: log_p = torch.tensor(-log(comb(forecast.white_logits.shape[1], forecast.picked)), dtype=torch.float64)
+    elif isinstance(forecast, Mixture):
         parts = [log_prob(part.white_logits[rows].double(), whites) + log(w) for part, w in
                  zip(forecast.parts, forecast.white_weights, strict=True) if w > 0]
         log_p = torch.logsumexp(torch.stack(parts), 0)
@@ -60,7 +61,8 @@ def fair_scores(
     for start in range(0, n, 100):                     # bounds the memory for tickets
         rows = slice(start, min(start + 100, n))
         size = (n_samples, rows.stop - start)
-        sets = fair_sets(rng, size[0] * size[1], n_white, forecast.picked).reshape(*size, forecast.picked) - 1
+        flat = not isinstance(forecast, Mixture) and float(forecast.white_logits[rows].std(1, unbiased=False).max()) <= 1e-12       # then whites score 0, whichever come
+        sets = None if flat else fair_sets(rng, size[0] * size[1], n_white, forecast.picked).reshape(*size, forecast.picked) - 1
         scores = _scores_of(forecast, rows, sets, rng.integers(0, n_powerball, size))
         mean[rows], spread = scores.mean(0), scores.std(0)
         sd[rows] = np.where(spread > 1e-9, spread, 0.0)

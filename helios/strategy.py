@@ -122,7 +122,7 @@ def _abstain(f: Facts) -> str | None:
 _RULES = {"collect_data": _collect, "roll_back": _roll_back, "retrain_warm": _retrain_warm, "retrain_cold": _retrain_cold, "shrink": _shrink,
           "recalibrate_confidence": _recalibrate, "structured_mixture": _structure, "keep": _keep, "abstain": _abstain}
 
-# %% ../nbs/39_strategy.ipynb #0e11d20f
+# %% ../nbs/39_strategy.ipynb #aa651a43
 def recommend(f: Facts) -> Recommendation:
     "The first strategy that has a reason and was not followed in vain, with all reasons."
     reasons = {name: said for name, rule in _RULES.items() if (said := rule(f))}
@@ -130,7 +130,7 @@ def recommend(f: Facts) -> Recommendation:
     chosen = next(name for name in reasons if name not in avoided)
     said = [reasons[chosen]]
     said += [f"{name} has a reason too ({reasons[name]}), but was followed {f.in_vain[name]} times without effect" for name in avoided]
-    said += [f"also: {STRATEGIES[name]}, since {reasons[name]}" for name in reasons if name != chosen and name not in (*avoided, "keep", "abstain")]
+    said += [f"also: {STRATEGIES[name]}, since {reasons[name]}" for name in reasons if name != chosen and name not in (*avoided, "abstain")]
     return Recommendation(chosen, [s[0].upper() + s[1:] for s in said], [chosen, *(n for n in reasons if n != chosen)], avoided, _command(chosen, f))
 
 def _command(strategy: str, f: Facts) -> str | None:

@@ -45,7 +45,7 @@ class Subject:
 
     def __len__(self) -> int: return len(self.powerballs)
 
-# %% ../nbs/37_subjects.ipynb #e06ab98b
+# %% ../nbs/37_subjects.ipynb #e56ff654
 @patch(as_prop=True)
 def evaluation(self: Subject) -> Evaluation:
     "All scores."
@@ -54,8 +54,13 @@ def evaluation(self: Subject) -> Evaluation:
 @patch(as_prop=True)
 def is_uniform(self: Subject) -> bool:
     "Whether every forecast is the uniform one."
-    return float(self.forecast.white_logits.std(dim=1, unbiased=False).max()) <= 1e-9 and \
-        float(self.forecast.powerball_logits.std(dim=1, unbiased=False).max()) <= 1e-9
+    return _is_uniform(self.forecast)
+
+def _is_uniform(forecast: Forecast | Mixture) -> bool:
+    if isinstance(forecast, Mixture):      # equal inclusion probabilities do not make sets equal, so its parts are asked
+        shares = zip(forecast.parts, forecast.white_weights, forecast.powerball_weights, strict=True)
+        return all(_is_uniform(part) for part, w, v in shares if np.max(w) > 0 or np.max(v) > 0)
+    return all(float(logits.std(dim=1, unbiased=False).max()) <= 1e-9 for logits in (forecast.white_logits, forecast.powerball_logits))
 
 # %% ../nbs/37_subjects.ipynb #81d676da
 FIRST_PART = 0.2   # of the era, from which a forecaster learns before its first forecast
