@@ -29,18 +29,25 @@ class MixtureError(ValueError):
 class Mixture:
     "Weighted mixtures of the same number of forecasts, of sets of whites and of powerballs, for each of `n` draws."
     parts: tuple[Forecast, ...]
-    white_weights: tuple[float, ...]       # one a part, at least 0, summing to 1
-    powerball_weights: tuple[float, ...]
+    white_weights: tuple[float, ...] | Tensor       # one a part, or (n, parts) of each draw; at least 0, summing to 1
+    powerball_weights: tuple[float, ...] | Tensor   # the same
 
     def __post_init__(self):
         shapes = {(tuple(p.white_logits.shape), tuple(p.powerball_logits.shape), p.picked) for p in self.parts}
         if len(shapes) != 1: raise MixtureError(f"the parts have shapes {sorted(shapes)}; give one or more forecasts of the same draws")
         for name in ("white_weights", "powerball_weights"):
             given = getattr(self, name)
-            if len(given) != len(self.parts) or not all(0 <= w <= 1 for w in given) or abs(sum(given) - 1) > 1e-9:
-                raise MixtureError(f"{name} are {brief(given)}; give {len(self.parts)} numbers from 0 to 1 that sum to 1")
+            rows = torch.as_tensor(given, dtype=torch.float64)
+            good = tuple(rows.shape) in ((len(self.parts),), (len(self), len(self.parts)))
+            if not good or not ((rows >= 0) & (rows <= 1)).all() or not ((rows.sum(-1) - 1).abs() <= 1e-9).all():
+                raise MixtureError(f"{name} are {brief(given)}; give {len(self.parts)} numbers from 0 to 1 that sum to 1, for all draws or for each")
 
     def __len__(self) -> int: return len(self.parts[0])
+
+    def __getitem__(self, rows: slice) -> "Mixture":
+        "The mixtures of some of the draws."
+        weights = (w[rows] if isinstance(w, Tensor) else w for w in (self.white_weights, self.powerball_weights))
+        return Mixture(tuple(part[rows] for part in self.parts), *weights)
 
     @property
     def picked(self) -> int:
@@ -52,6 +59,13 @@ class Mixture:
         "Whites and powerballs in the drums."
         return self.parts[0].white_logits.shape[1], self.parts[0].powerball_logits.shape[1]
 
+    @property
+    def shares(self) -> tuple[Tensor, Tensor]:
+        "(parts, n) weights of each draw, of whites and of powerball."
+        given = (torch.as_tensor(w, dtype=torch.float64) for w in (self.white_weights, self.powerball_weights))
+        return tuple(w.T if w.dim() == 2 else w[:, None].expand(-1, len(self)) for w in given)
+
+# %% ../nbs/04_mixtures.ipynb #f5bf2ad6
 def mixture(
     parts: list[Forecast],
     white_weights: list[float] | None = None,       # at least 0, of any sum; None: equal
@@ -67,9 +81,13 @@ def mixture(
     return Mixture(tuple(parts), scaled(white), scaled(white if powerball_weights is None else powerball_weights))
 
 # %% ../nbs/04_mixtures.ipynb #a7e8e6cd
-def _pooled(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:
+def _pooled(
+    weights: Tensor,       # (parts, ...) that broadcast with the values
+    values: list[Tensor],  # of each part
+) -> Tensor:
     "log of the weighted mean of exp(values), parts of weight 0 left out."
-    return torch.logsumexp(torch.stack([v + log(w) for w, v in zip(weights, values, strict=True) if w > 0]), 0)
+    used = [j for j, w in enumerate(weights) if (w > 0).any()]
+    return torch.logsumexp(torch.stack([values[j] + weights[j].log() for j in used]), 0)
 
 @patch
 def white_log_prob(
@@ -77,22 +95,22 @@ def white_log_prob(
     sets: Tensor,      # (..., n, picked) integers from 0
 ) -> Tensor:           # (..., n) nats
     "log P of sets of whites, one or more for each draw."
-    return _pooled(self.white_weights, [log_prob(p.white_logits.double(), sets) for p in self.parts])
+    return _pooled(self.shares[0], [log_prob(p.white_logits.double(), sets) for p in self.parts])
 
 @patch(as_prop=True)
 def powerball_log_probs(self: Mixture) -> Tensor:
     "(n, powerballs) log probability of each powerball."
-    return _pooled(self.powerball_weights, [p.powerball_logits.double().log_softmax(-1) for p in self.parts])
+    return _pooled(self.shares[1][..., None], [p.powerball_logits.double().log_softmax(-1) for p in self.parts])
 
 @patch(as_prop=True)
 def powerball_probs(self: Mixture) -> Tensor:
     "(n, powerballs) probability of each powerball; rows sum to 1."
-    return sum(w * p.powerball_probs for w, p in zip(self.powerball_weights, self.parts, strict=True))
+    return sum(w[:, None] * p.powerball_probs for w, p in zip(self.shares[1], self.parts, strict=True))
 
 @patch(as_prop=True)
 def white_inclusion(self: Mixture) -> Tensor:
     "(n, whites) probability of each white to be drawn; rows sum to `picked`."
-    return sum(w * p.white_inclusion for w, p in zip(self.white_weights, self.parts, strict=True))
+    return sum(w[:, None] * p.white_inclusion for w, p in zip(self.shares[0], self.parts, strict=True))
 
 # %% ../nbs/04_mixtures.ipynb #4101f126
 @patch
@@ -104,8 +122,18 @@ def skill(
     "Skill on the draws that happened; `ScoreError` if they do not fit."
     parts = [part.skill(whites, powerballs) for part in self.parts]
     white, powerball = (_pooled(weights, [torch.as_tensor(getattr(s, head)) for s in parts]).numpy()
-                        for weights, head in ((self.white_weights, "white"), (self.powerball_weights, "powerball")))
+                        for weights, head in zip(self.shares, ("white", "powerball"), strict=True))
     return Skill(white, powerball)
+
+@patch
+def log_prob(self: Mixture, whites: np.ndarray, powerballs: np.ndarray) -> np.ndarray:    # (n,) nats, both together
+    "Log probability of the draws that happened; `ScoreError` if they do not fit."
+    return self.skill(whites, powerballs).total - log(comb(self.balls[0], self.picked)) - log(self.balls[1])
+
+@patch
+def inclusion(self: Mixture) -> tuple[np.ndarray, np.ndarray]:    # (n, whites) rows sum to `picked`, (n, powerballs) rows sum to 1
+    "Probability of each ball to be drawn."
+    return self.white_inclusion.numpy(force=True), self.powerball_probs.numpy(force=True)
 
 @patch(as_prop=True)
 def white_logits(self: Mixture) -> Tensor:
@@ -139,21 +167,19 @@ def sample(
 ) -> tuple[Tensor, Tensor]:                     # whites (n_samples, n, picked) sorted, powerballs (n_samples, n), from 1
     "Exact independent draws."
     size = (n_samples, len(self))
-    def picks(weights: tuple[float, ...]) -> Tensor:
-        p = torch.tensor(weights, dtype=torch.float64)
-        return torch.multinomial(p, n_samples * len(self), replacement=True, generator=generator).reshape(size)
+    def picks(weights: Tensor) -> Tensor: return torch.multinomial(weights.T, n_samples, replacement=True, generator=generator).T
     sets = torch.stack([sample_sets(p.white_logits.double(), self.picked, n_samples, generator) for p in self.parts])
-    which = picks(self.white_weights)[None, ..., None].expand(1, *size, self.picked)
+    which = picks(self.shares[0])[None, ..., None].expand(1, *size, self.picked)
     probs = torch.stack([p.powerball_probs for p in self.parts])
-    rows = probs[picks(self.powerball_weights), torch.arange(len(self))]
+    rows = probs[picks(self.shares[1]), torch.arange(len(self))]
     balls = torch.multinomial(rows.reshape(-1, self.balls[1]), 1, generator=generator).reshape(size)
     return sets.gather(0, which)[0] + 1, balls + 1
 
 @patch(as_prop=True)
 def white_entropy_bounds(self: Mixture) -> Tensor:
     "(n, 2) nats between which the entropy of the whites lies."
-    low = sum(w * entropy(p.white_logits.double(), p.picked) for w, p in zip(self.white_weights, self.parts, strict=True))
-    high = (low - sum(w * log(w) for w in self.white_weights if w)).clamp(max=log(comb(self.balls[0], self.picked)))
+    low = sum(w * entropy(p.white_logits.double(), p.picked) for w, p in zip(self.shares[0], self.parts, strict=True))
+    high = (low - torch.special.xlogy(self.shares[0], self.shares[0]).sum(0)).clamp(max=log(comb(self.balls[0], self.picked)))
     return torch.stack([torch.minimum(low, high), high], -1)
 
 @patch
@@ -186,7 +212,7 @@ def _top_sets(logits: list[Tensor], weights: list[float], k: int, m: int) -> lis
     while depth <= DEPTH or depth == total:
         lists = [top_subsets(row, k, m if f else depth) for row, f in zip(logits, flat, strict=True)]
         met = torch.unique(torch.cat([sets for sets, _ in lists]), dim=0)
-        ranked = _ranked(met, _pooled(tuple(weights), [log_prob(row, met) for row in logits]))
+        ranked = _ranked(met, _pooled(torch.tensor(weights, dtype=torch.float64), [log_prob(row, met) for row in logits]))
         if depth == total or len(ranked) >= m and ranked[m - 1][0] >= _unmet(lists, weights) - 1e-12: return ranked[:m]
         depth = min(4 * depth, total)
     if total > ALL_SETS: raise MixtureError(f"the parts disagree too much to find the {m} best of {total:,} sets; ask for fewer, or of one part")
@@ -194,7 +220,7 @@ def _top_sets(logits: list[Tensor], weights: list[float], k: int, m: int) -> lis
 
 def _unmet(lists: list[tuple[Tensor, Tensor]], weights: list[float]) -> float:
     "The most that a set can have, log probability, which stands in none of the lists."
-    return float(_pooled(tuple(weights), [log_p[-1] for _, log_p in lists]))
+    return float(_pooled(torch.tensor(weights, dtype=torch.float64), [log_p[-1] for _, log_p in lists]))
 
 def _ranked(sets: Tensor, log_p: Tensor) -> list[tuple[float, tuple[int, ...]]]:
     "Sets by probability; those equal but for rounding by number."
@@ -214,7 +240,7 @@ def _search_all(logits: list[Tensor], weights: list[float], k: int, m: int) -> l
             begin = np.repeat(np.cumsum(n - 1 - last) - (n - 1 - last), n - 1 - last)
             ball = last[parent] + 1 + np.arange(len(parent)) - begin
             sets, sums = np.column_stack([sets[parent], ball]), sums[:, parent] + rows[:, ball]
-        log_p = _pooled(tuple(weights), list(torch.from_numpy(sums)))
+        log_p = _pooled(torch.tensor(weights, dtype=torch.float64), list(torch.from_numpy(sums)))
         top = log_p.topk(min(m, len(log_p)))
         best = sorted(best + _ranked(torch.from_numpy(sets)[top.indices], top.values), key=lambda e: (-round(e[0], 11), e[1]))[:m]
     return best
@@ -227,7 +253,7 @@ def top_tickets(
     draw: int = -1,     # which draw
 ) -> list[Ticket]:      # best first
     "The `m` most probable tickets of one draw, exactly; `MixtureError` where that is too much work."
-    used = [(p.white_logits[draw].double(), w) for p, w in zip(self.parts, self.white_weights, strict=True) if w > 0]
+    used = [(p.white_logits[draw].double(), w) for p, w in zip(self.parts, self.shares[0][:, draw].tolist(), strict=True) if w > 0]
     sets = _top_sets([row for row, _ in used], [w for _, w in used], self.picked, m)
     order = self.powerball_log_probs[draw].sort(descending=True, stable=True)
     balls = [*zip(order.values.tolist(), (order.indices + 1).tolist(), strict=True)][:m]
@@ -259,7 +285,8 @@ def fit_weights(
 @patch
 def to_json(self: Mixture) -> str:
     "The mixture as JSON; `Mixture.from_json` reads it."
-    return json.dumps({"format": 1, "picked": self.picked, "white_weights": self.white_weights, "powerball_weights": self.powerball_weights,
+    white, powerball = (w.tolist() if isinstance(w, Tensor) else w for w in (self.white_weights, self.powerball_weights))
+    return json.dumps({"format": 1, "picked": self.picked, "white_weights": white, "powerball_weights": powerball,
         "parts": [{"white_logits": p.white_logits.tolist(), "powerball_logits": p.powerball_logits.tolist()} for p in self.parts]},
         allow_nan=False)
 
@@ -272,7 +299,8 @@ def from_json(cls: Mixture, text: str) -> Mixture:
         if keys["format"] != 1: raise MixtureError(f"format {brief(keys['format'])} of a mixture; this Helios reads 1, update it")
         parts = [Forecast(*(logits(part[name], len(part[name][0]) if part[name] else 0) for name in ("white_logits", "powerball_logits")),
                           keys["picked"]) for part in keys["parts"]]
-        return Mixture(tuple(parts), tuple(keys["white_weights"]), tuple(keys["powerball_weights"]))
+        weights = (keys[name] for name in ("white_weights", "powerball_weights"))
+        return Mixture(tuple(parts), *(torch.tensor(w, dtype=torch.float64) if isinstance(w[0], list) else tuple(w) for w in weights))
     except MixtureError: raise
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as e:
         raise MixtureError(f"not a mixture ({type(e).__name__}: {' '.join(str(e).split())}); give what to_json wrote") from e

@@ -7,6 +7,7 @@ __all__ = ['ScoreError', 'Forecast', 'Ticket', 'Skill', 'mean_interval', 'EProce
            'calibration', 'drawn_matrix', 'Hits', 'hits']
 
 # %% ../nbs/03_scoring.ipynb #85814e69
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import merge
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .game import Era
 from .subsets import are_sets, inclusion_probs, log_prob, top_subsets
+from .subsets import sample as sample_sets
 
 # %% ../nbs/03_scoring.ipynb #0e4c8fd6
 class ScoreError(ValueError):
@@ -42,6 +44,10 @@ class Forecast:
             raise ScoreError("logits hold NaN or inf, which is no forecast; look for a diverged net")
 
     def __len__(self) -> int: return len(self.white_logits)
+
+    def __getitem__(self, rows: slice) -> "Forecast":
+        "The forecasts of some of the draws."
+        return Forecast(self.white_logits[rows], self.powerball_logits[rows], self.picked)
 
     @classmethod
     def uniform(cls, era: Era, n: int = 1) -> "Forecast":
@@ -142,6 +148,50 @@ def _log_scores(forecast: Forecast, sets: Tensor, powerballs: Tensor) -> tuple[T
     "Log probabilities of outcomes, indices from 0, of whites and powerball; uniform and model take the same way."
     return (log_prob(forecast.white_logits.double(), sets),
             forecast.powerball_logits.double().log_softmax(-1).gather(1, powerballs[:, None])[:, 0])
+
+# %% ../nbs/03_scoring.ipynb #4703db70
+@patch
+def log_prob(
+    self: Forecast,
+    whites: np.ndarray,       # (n, picked) int, balls from 1
+    powerballs: np.ndarray,   # (n,) int, from 1
+) -> np.ndarray:              # (n,) nats, whites and powerball together
+    "Log probability of the draws that happened; `ScoreError` if they do not fit."
+    white, powerball = _log_scores(self, *_indices(self, whites, powerballs))
+    return (white + powerball).numpy(force=True)
+
+@patch
+def inclusion(self: Forecast) -> tuple[np.ndarray, np.ndarray]:    # (n, whites) rows sum to `picked`, (n, powerballs) rows sum to 1
+    "Probability of each ball to be drawn."
+    return self.white_inclusion.numpy(force=True), self.powerball_probs.numpy(force=True)
+
+@patch
+def sample(
+    self: Forecast,
+    n_samples: int = 1,                         # independent ones for each draw
+    generator: torch.Generator | None = None,   # None: torch's own
+) -> tuple[Tensor, Tensor]:                     # whites (n_samples, n, picked) sorted, powerballs (n_samples, n), from 1
+    "Exact independent draws."
+    balls = torch.multinomial(self.powerball_probs, n_samples, replacement=True, generator=generator).T
+    return sample_sets(self.white_logits.double(), self.picked, n_samples, generator) + 1, balls + 1
+
+# %% ../nbs/03_scoring.ipynb #ae0ff77f
+@patch
+def to_json(self: Forecast) -> str:
+    "The forecast as JSON, exact to the last bit; `Forecast.from_json` reads it."
+    return json.dumps({"format": 1, "picked": self.picked, "white_logits": self.white_logits.tolist(),
+                       "powerball_logits": self.powerball_logits.tolist()}, allow_nan=False)
+
+@patch(cls_method=True)
+def from_json(cls: Forecast, text: str) -> Forecast:
+    "A forecast from its JSON; `ScoreError` for anything else."
+    try:
+        keys = json.loads(text)
+        if keys["format"] != 1: raise ScoreError(f"format {keys['format']!r} of a forecast; this Helios reads 1, update it")
+        return Forecast(*(torch.tensor(keys[name], dtype=torch.float64) for name in ("white_logits", "powerball_logits")), keys["picked"])
+    except ScoreError: raise
+    except (ValueError, KeyError, TypeError, RuntimeError) as e:
+        raise ScoreError(f"not a forecast ({type(e).__name__}: {' '.join(str(e).split())}); give what to_json wrote") from e
 
 # %% ../nbs/03_scoring.ipynb #cc0c3cf6
 def mean_interval(
