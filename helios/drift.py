@@ -23,7 +23,7 @@ from .mixtures import Mixture
 from .scoring import Forecast
 from .subsets import log_prob
 
-# %% ../nbs/38_drift.ipynb #565ec4d7
+# %% ../nbs/38_drift.ipynb #06132ae6
 class DriftError(ValueError):
     "Scores that cannot be tested; the message says what to give instead."
 
@@ -36,14 +36,11 @@ class FairScores:
 
 def _scores_of(forecast: Forecast | Mixture, rows: slice, sets: np.ndarray | None, powerballs: np.ndarray) -> np.ndarray:
     "(m, n) skill of some of the forecasts on tickets, sets (m, n, k), None if whites are uniform, and powerballs (m, n), from 0."
-    log_q = forecast.powerball_logits.double().log_softmax(-1)[rows].numpy(force=True)
-    whites = None if sets is None else torch.from_numpy(sets)
-    if whites is None: log_p = torch.tensor(-log(comb(forecast.white_logits.shape[1], forecast.picked)), dtype=torch.float64)
-    elif isinstance(forecast, Mixture):
-        parts = [log_prob(part.white_logits[rows].double(), whites) + log(w) for part, w in
-                 zip(forecast.parts, forecast.white_weights, strict=True) if w > 0]
-        log_p = torch.logsumexp(torch.stack(parts), 0)
-    else: log_p = log_prob(forecast.white_logits[rows].double(), whites)
+    some = forecast[rows]
+    log_q = some.powerball_logits.double().log_softmax(-1).numpy(force=True)
+    if sets is None: log_p = torch.tensor(-log(comb(forecast.white_logits.shape[1], forecast.picked)), dtype=torch.float64)
+    elif isinstance(some, Mixture): log_p = some.white_log_prob(torch.from_numpy(sets))
+    else: log_p = log_prob(some.white_logits.double(), torch.from_numpy(sets))
     n_white, n_powerball = forecast.white_logits.shape[1], log_q.shape[1]
     return (log_p.numpy(force=True) + log(comb(n_white, forecast.picked))
             + log_q[np.arange(len(log_q)), powerballs] + log(n_powerball))

@@ -45,7 +45,7 @@ class Subject:
 
     def __len__(self) -> int: return len(self.powerballs)
 
-# %% ../nbs/37_subjects.ipynb #e56ff654
+# %% ../nbs/37_subjects.ipynb #3a1369de
 @patch(as_prop=True)
 def evaluation(self: Subject) -> Evaluation:
     "All scores."
@@ -58,8 +58,7 @@ def is_uniform(self: Subject) -> bool:
 
 def _is_uniform(forecast: Forecast | Mixture) -> bool:
     if isinstance(forecast, Mixture):      # equal inclusion probabilities do not make sets equal, so its parts are asked
-        shares = zip(forecast.parts, forecast.white_weights, forecast.powerball_weights, strict=True)
-        return all(_is_uniform(part) for part, w, v in shares if np.max(w) > 0 or np.max(v) > 0)
+        return all(_is_uniform(part) for part, w, v in zip(forecast.parts, *forecast.shares, strict=True) if w.any() or v.any())
     return all(float(logits.std(dim=1, unbiased=False).max()) <= 1e-9 for logits in (forecast.white_logits, forecast.powerball_logits))
 
 # %% ../nbs/37_subjects.ipynb #81d676da
@@ -137,7 +136,7 @@ def _earlier(member: TrainedModel, draws: pd.DataFrame, validation: range, test:
         if name != "test": out[name] = raw.shrunk(*member.shrink).skill(*drawn).total
     return out
 
-# %% ../nbs/37_subjects.ipynb #9a5d0031
+# %% ../nbs/37_subjects.ipynb #f1bf6bea
 def find_subject(
     subject: str | Forecaster,           # a name of `FORECASTERS`, a forecaster, or a version such as "powerball@2"
     draws: pd.DataFrame,                 # a history; its last era is used
@@ -145,7 +144,7 @@ def find_subject(
     start: int | None = None,            # of a forecaster: draw of the era to forecast first; None: after a fifth of it
 ) -> Subject:
     "Forecasts of draws that the subject has not seen; `SubjectError`, or that of the registry, for what cannot be asked."
-    if isinstance(subject, Forecaster): return _of_forecaster(subject, draws, start)
+    if not isinstance(subject, str): return _of_forecaster(subject, draws, start)
     if subject in FORECASTERS: return _of_forecaster(FORECASTERS[subject](), draws, start)
     if registry is None: raise SubjectError(f"no forecaster is named {subject!r}; there are {', '.join(FORECASTERS)}, and no registry of models was given")
     return _of_version(registry, subject, draws)

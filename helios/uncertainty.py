@@ -20,7 +20,7 @@ from .randomness import POWER, alarm_probability
 from .scoring import Forecast
 from .subsets import entropy, log_prob, sample
 
-# %% ../nbs/39_uncertainty.ipynb #9d908821
+# %% ../nbs/39_uncertainty.ipynb #0b27a6fc
 N_SAMPLES = 100   # tickets a draw of each part of a mixture
 
 def _entropies(forecast: Forecast | Mixture, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +34,8 @@ def _entropies(forecast: Forecast | Mixture, seed: int = 0) -> tuple[np.ndarray,
 def _white_doubts(mixture: Mixture, seed: int) -> torch.Tensor:
     "(n,) mutual information between the whites and the part that is right, estimated; exactly 0 for equal parts."
     generator, doubts = torch.Generator().manual_seed(seed), torch.zeros(len(mixture), dtype=torch.float64)
-    for weight, part in zip(mixture.white_weights, mixture.parts, strict=True):
-        if not weight: continue
+    for weight, part in zip(mixture.shares[0], mixture.parts, strict=True):
+        if not weight.any(): continue
         sets = sample(part.white_logits.double(), part.picked, N_SAMPLES, generator)
         doubts += weight * (log_prob(part.white_logits.double(), sets) - mixture.white_log_prob(sets)).mean(0)
     low, high = mixture.white_entropy_bounds.unbind(-1)
@@ -51,7 +51,7 @@ def claimed_skill(
     claimed = log(comb(n_white, forecast.picked)) + log(n_powerball) - white - powerball
     return np.where(np.abs(claimed) < 1e-9, 0.0, claimed)
 
-# %% ../nbs/39_uncertainty.ipynb #47f4ecf1
+# %% ../nbs/39_uncertainty.ipynb #cad39fb2
 def disagreement(
     forecast: Forecast | Mixture,
     seed: int = 0,
@@ -60,7 +60,7 @@ def disagreement(
     if not isinstance(forecast, Mixture): return np.zeros(len(forecast))
     log_q = forecast.powerball_logits.double().log_softmax(-1)
     parts = [part.powerball_logits.double().log_softmax(-1) for part in forecast.parts]
-    powerball = sum(v * (log_p.exp() * (log_p - log_q)).sum(-1) for v, log_p in zip(forecast.powerball_weights, parts, strict=True))
+    powerball = sum(v * (log_p.exp() * (log_p - log_q)).sum(-1) for v, log_p in zip(forecast.shares[1], parts, strict=True))
     return (_white_doubts(forecast, seed) + powerball.clamp(min=0.0)).numpy(force=True)
 
 # %% ../nbs/39_uncertainty.ipynb #974fb4fc
