@@ -21,7 +21,8 @@ import click
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
                  "forecasters": "ForecasterError", "truth": "TruthError", "job_rows": "JobError",
-                 "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError"}
+                 "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError",
+                 "subjects": "SubjectError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
                    "selftest": "SelftestError", "tasks": "ExecutorError"}
 

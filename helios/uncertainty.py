@@ -108,7 +108,7 @@ def own_power(
     return {"skill_nats": (norm.isf(0.025) + norm.isf(1 - POWER)) * sd / sqrt(n) if sd > 1e-9 else None,
             "e_value_nats": log(20) / n if n else None}
 
-# %% ../nbs/39_uncertainty.ipynb #efbf2f28
+# %% ../nbs/39_uncertainty.ipynb #d65b135a
 def uncertainty_split(
     skill_nats: float,      # mean skill
     baseline_nats: float,   # of uniform
@@ -117,7 +117,7 @@ def uncertainty_split(
 ) -> dict:                  # nats a draw
     "Surprise, and the parts that data, silence and nothing would remove."
     bound, doubt = missed["white_nats"] + missed["powerball_nats"], float(np.mean(doubts)) if len(doubts) else 0.0
-    reducible, avoidable = min(max(bound, doubt), baseline_nats - max(skill_nats, 0.0)), max(-skill_nats, 0.0)
+    reducible, avoidable = min(max(bound, doubt), baseline_nats - max(skill_nats, 0.0)), max(-skill_nats, 0.0) + 0.0
     surprise = baseline_nats - skill_nats
     return {"surprise_nats": surprise, "irreducible_nats": surprise - reducible - avoidable, "reducible_nats": reducible,
             "avoidable_nats": avoidable, "disagreement_nats": doubt, "hidden_nats": bound, "baseline_nats": baseline_nats}
