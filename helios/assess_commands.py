@@ -14,7 +14,7 @@ import click
 from .console import Day, data_option, json_option, one_line_errors, opened_store, refuse_same_file, require_writable
 from .console import show, simulated_notice, wrapped
 
-# %% ../nbs/59_assess_commands.ipynb #6bc06208
+# %% ../nbs/59_assess_commands.ipynb #777ba11f
 def _signed(value: float | None) -> str: return "unknown" if value is None else f"{value:+.4f}"
 
 def _interval(bounds: list | None) -> str:
@@ -26,7 +26,9 @@ def _score_lines(keys: dict) -> Iterator[str]:
     among = f", since {found['models_tried']} models were tried on these draws" if found["models_tried"] > 1 else ""
     yield from wrapped("Skill", f"{keys['skill_nats']:+.4f} nats a draw against uniform (95% interval {_interval(keys['ci95'])}); "
                        f"E = {keys['e_value']:.3g}, and {found['needed']:g} is {'' if found['found'] else 'needed to be '}evidence{among}")
-    for said in keys["statements"]: yield from wrapped(f"{100 * said['confidence']:.3g}% sure", said["claim"])
+    for said in keys["statements"]:
+        sure = "over 99.9%" if 0.999 < said["confidence"] < 1 or said["confidence"] == 1 and not keys["uniform"] else f"{100 * said['confidence']:.3g}% sure"
+        yield from wrapped(sure, said["claim"])
     if keys["uniform"]: claimed = "the forecasts are uniform and claim nothing"
     else: claimed = f"they claim {claim['claimed_nats']:.4f} nats a draw and scored {claim['observed_nats']:+.4f}: {claim['verdict']}"
     ece, noise = keys["calibration"]["ece"], keys["calibration"]["ece_noise"]
@@ -38,15 +40,15 @@ def _score_lines(keys: dict) -> Iterator[str]:
         yield from wrapped("Overfit", f"{_signed(overfit['nats'])} nats a draw better on its training draws (95% {_interval(overfit['ci95'])}); "
                            f"{_signed(overfit['unshrunk_nats'])} before shrinkage")
 
-# %% ../nbs/59_assess_commands.ipynb #907d918c
+# %% ../nbs/59_assess_commands.ipynb #e66eca79
 def _doubt_lines(keys: dict) -> Iterator[str]:
     "Patterns, uncertainty, what could be hidden, freshness, gaps."
     parts, seen, fresh = keys["uncertainty"], keys["detectable"], keys["freshness"]
     yield from wrapped("Patterns", keys["patterns"]["words"])
     yield from wrapped("Uncertain", f"{parts['surprise_nats']:.4f} nats a draw: {parts['irreducible_nats']:.4f} are the draw's own, "
                        f"more data could save {parts['reducible_nats']:.4f} at most, silence {parts['avoidable_nats']:.4f}")
-    need = " and ".join(f"{n:,} for a {name}" if n else f"more than 200,000 for a {name}" for name, n in seen["draws_needed"].items())
-    yield from wrapped("Hidden", f"{keys['gaps'][0]}; one of weight {seen['bias']:g} takes {need} draws to find")
+    need = " and ".join(f"{n:,} draws for a {name}" if n else f"more than 200,000 draws for a {name}" for name, n in seen["draws_needed"].items())
+    yield from wrapped("Hidden", f"{keys['gaps'][0]}; to find one of weight {seen['bias']:g} takes {need}")
     behind = "SIMULATED, so none is late" if fresh["simulated"] else f"{fresh['behind']} held since by {fresh['today']}"
     yield from wrapped("Fresh", f"last draw {fresh['last_draw']}, {behind}, {fresh['missing']} missing")
     yield from wrapped("Fit", "for the next draw" if keys["fitness"]["fit"] else f"not for the next draw of a lottery: {'; '.join(keys['fitness']['against'])}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MetacognitiveEngine', 'Assessment']
 
-# %% ../nbs/40_metacognition.ipynb #3c0e78e1
+# %% ../nbs/40_metacognition.ipynb #e48f3c73
 from dataclasses import dataclass
 from datetime import date
 from math import isfinite
@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .draws import era_draws
-from .drift import FairScores, Patterns, fair_scores, patterns, standardized
+from .drift import Patterns, fair_scores, held_opinions, patterns, standardized
 from .evaluation import Evaluation
 from .fairness import Audit, audit
 from .forecasters import Forecaster
@@ -84,13 +84,14 @@ def _overfit(subject: Subject, skill: np.ndarray) -> dict | None:
     means = {f"{part}_nats": float(earlier[part].mean()) for part in ("training", "validation") if part in earlier}
     return (gap(earlier["training"], skill) or {"nats": None, "ci95": None}) | means | {"unshrunk_nats": raw and raw["nats"], "unshrunk_ci95": raw and raw["ci95"]}
 
-# %% ../nbs/40_metacognition.ipynb #aa5a91b7
-def _tested(subject: Subject, skill: np.ndarray, alpha: float, seed: int) -> Patterns:
+# %% ../nbs/40_metacognition.ipynb #b92e1f01
+def _tested(subject: Subject, alpha: float, seed: int) -> Patterns:
     "Patterns in the scores, in places of the subject's draws."
-    if subject.is_uniform: return Patterns([], {name: "the forecasts are uniform: every score is 0" for name in ("change", "trend", "cycle", "weekday", "anomaly")}, 0, alpha)
-    fair: FairScores = fair_scores(subject.forecast, seed=seed)
-    z, at = standardized(skill, fair)
-    return patterns(z, [subject.days[i] for i in at], fair, at, alpha, seed)
+    held, first = held_opinions(subject.forecast)
+    if not len(held): return Patterns([], {name: "the forecasts are uniform: every score is 0" for name in ("change", "trend", "cycle", "weekday", "anomaly")}, 0, alpha)
+    fair = fair_scores(held, seed=seed)
+    z = standardized(held.skill(subject.whites[first:], subject.powerballs[first:]).total, fair)
+    return patterns(z, subject.days[first:], (held, fair), first, alpha, seed)
 
 def _drift(found: Patterns, days: list[date]) -> dict:
     "The change point: its p, and where it is if it was found."
@@ -122,7 +123,7 @@ def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
     for name, why in skipped.items(): out.setdefault(why, []).append(name)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #76fa99f1
+# %% ../nbs/40_metacognition.ipynb #bc912cbf
 @dataclass(frozen=True)
 class _Look:
     "All that is known before anything is concluded."
@@ -172,7 +173,7 @@ def _look(self: MetacognitiveEngine, subject: str | Forecaster, draws: pd.DataFr
     before = past_assessments(self.store, None, data["simulated"]) if self.store else []
     to_find = tuple(draws_needed(bias, n, k, alpha) for n, k in ((era.whites, era.picked), (era.powerballs, 1)))
     found = audit(current, self.game, alpha)
-    return _Look(of, data, fresh, evaluation, claimed_skill(of.forecast, seed), found, _tested(of, evaluation.skill.total, alpha, seed),
+    return _Look(of, data, fresh, evaluation, claimed_skill(of.forecast, seed), found, _tested(of, alpha, seed),
                  hidden(found, era), to_find, bias, before, era.baseline_nats["total"], alpha)
 
 # %% ../nbs/40_metacognition.ipynb #cf200ba0
@@ -314,7 +315,7 @@ def _record(self: MetacognitiveEngine, out: Assessment) -> None:
                                               for metric, value in measured.items() if value is not None])
         for kind, content, relevance in _knowledge(out): self.store.store_knowledge_fragment(name, kind, content, relevance)
 
-# %% ../nbs/40_metacognition.ipynb #baf7273f
+# %% ../nbs/40_metacognition.ipynb #f67bd651
 @patch
 def patterns(
     self: MetacognitiveEngine,
@@ -327,7 +328,7 @@ def patterns(
     "Change, trend, cycles, weekdays and anomalies over time, each tested; none found is an answer."
     if draws is not None:
         of = find_subject(subject, draws, self.registry, start)
-        found = _tested(of, of.evaluation.skill.total, alpha, seed)
+        found = _tested(of, alpha, seed)
         return found.as_dict() | {"model": of.ref, "words": found.words(lambda i: str(of.days[i]))}
     name = subject if isinstance(subject, str) else subject.name
     rows = self._require_store().get_performance_metrics(name.split("@")[0], "skill_nats", hours=876_000, limit=100_000)[::-1]
