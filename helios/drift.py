@@ -6,7 +6,7 @@
 __all__ = ['N_SHUFFLES', 'LEAST', 'TICKETS', 'DriftError', 'FairScores', 'fair_scores', 'held_opinions', 'standardized',
            'shuffle_p', 'Finding', 'change', 'trend', 'cycle', 'weekday', 'anomaly', 'Patterns', 'patterns']
 
-# %% ../nbs/38_drift.ipynb #19de9b7c
+# %% ../nbs/38_drift.ipynb #392aa105
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,9 +20,9 @@ from .drum import fair_sets
 from .fairness import holm
 from .mixtures import Mixture
 from .scoring import Forecast
-from .subsets import log_prob
+from .subsets import log_esp, log_prob
 
-# %% ../nbs/38_drift.ipynb #3f939c51
+# %% ../nbs/38_drift.ipynb #acdbab68
 class DriftError(ValueError):
     "Scores that cannot be tested; the message says what to give instead."
 
@@ -42,28 +42,40 @@ def _scores_of(forecast: Forecast | Mixture, sets: np.ndarray | None, powerballs
     else: log_p = log_prob(forecast.white_logits.double(), torch.from_numpy(sets))
     return log_p.numpy(force=True) + log(comb(n_white, forecast.picked)) + powerball
 
-def fair_scores(
-    forecast: Forecast | Mixture,
-    n_samples: int = 999,   # fair histories to simulate, 99 or more
-    seed: int = 0,
-) -> FairScores:
-    "Mean, spread and extremes of what these forecasts would score on fair draws, simulated."
-    if n_samples < 99: raise DriftError(f"n_samples is {n_samples}; give 99 or more, 999 are usual")
-    rng, n = np.random.default_rng(seed), len(forecast)
-    mean, sd = np.zeros(n), np.zeros(n)
-    for start in range(0, n, 100):                     # bounds the memory for tickets
-        rows = slice(start, min(start + 100, n))
-        scores = _on_fair_draws(forecast[rows], n_samples, rng)
-        mean[rows], spread = scores.mean(0), scores.std(0)
-        sd[rows] = np.where(spread > 1e-9, spread, 0.0)
-    return FairScores(mean, sd)
-
 def _on_fair_draws(forecast: Forecast | Mixture, n_samples: int, rng: np.random.Generator) -> np.ndarray:
     "(n_samples, n) scores of the forecasts on fair tickets."
     n_white, size = forecast.white_logits.shape[1], (n_samples, len(forecast))
     flat = not isinstance(forecast, Mixture) and float(forecast.white_logits.std(1, unbiased=False).max()) <= 1e-12
     sets = None if flat else fair_sets(rng, size[0] * size[1], n_white, forecast.picked).reshape(*size, forecast.picked) - 1
     return _scores_of(forecast, sets, rng.integers(0, forecast.powerball_logits.shape[1], size))
+
+def _white_moments(forecast: Forecast | Mixture, n_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    "(n,) mean and variance of the whites' skill on fair draws, exact for a single forecast."
+    m, k = forecast.white_logits.shape[1], forecast.picked
+    if not isinstance(forecast, Mixture):
+        theta = forecast.white_logits.double()
+        mean = k * theta.mean(1) - log_esp(theta, k) + log(comb(m, k))
+        return mean.numpy(force=True), (theta.var(1, unbiased=False) * k * (m - k) / (m - 1)).numpy(force=True)
+    mean, variance = np.zeros(len(forecast)), np.zeros(len(forecast))
+    for start in range(0, len(forecast), 100):                     # bounds the memory for tickets
+        rows = slice(start, start + 100)
+        some = forecast[rows]
+        sets = fair_sets(rng, n_samples * len(some), m, k).reshape(n_samples, len(some), k) - 1
+        skill = some.white_log_prob(torch.from_numpy(sets)).numpy(force=True) + log(comb(m, k))
+        mean[rows], variance[rows] = skill.mean(0), skill.var(0)
+    return mean, variance
+
+def fair_scores(
+    forecast: Forecast | Mixture,
+    n_samples: int = 999,   # tickets for the whites of a mixture, 99 or more
+    seed: int = 0,
+) -> FairScores:
+    "Mean and spread of what these forecasts would score on fair draws."
+    if n_samples < 99: raise DriftError(f"n_samples is {n_samples}; give 99 or more, 999 are usual")
+    mean, variance = _white_moments(forecast, n_samples, np.random.default_rng(seed))
+    log_q = forecast.powerball_logits.double().log_softmax(-1).numpy(force=True) + log(forecast.powerball_logits.shape[1])
+    sd = np.sqrt(np.maximum(variance, 0) + log_q.var(1))
+    return FairScores(mean + log_q.mean(1), np.where(sd > 1e-9, sd, 0.0))
 
 # %% ../nbs/38_drift.ipynb #570d3036
 def held_opinions(
@@ -197,7 +209,7 @@ def weekday(
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# %% ../nbs/38_drift.ipynb #045e0394
+# %% ../nbs/38_drift.ipynb #cd3a6950
 TICKETS = 200_000   # to count how strange one score is
 
 def anomaly(
@@ -208,9 +220,9 @@ def anomaly(
 ) -> Finding:                        # detail: `at`, which of the scores, from 0, and its `z`
     "Is the most extreme score stranger than fair draws give? `DriftError` for too few scores."
     scores = _enough(scores)
-    away = np.minimum(np.abs(scores), np.abs(scores - scores.mean()) / max(float(scores.std()), 1.0))
-    at = int(away.argmax())
-    seen, one = float(away[at]), forecast[at:at + 1]
+    at = int(np.abs(scores).argmax())
+    others, one = np.delete(scores, at), forecast[at:at + 1]
+    seen = float(min(abs(scores[at]), abs(scores[at] - others.mean()) / max(others.std(), 1.0)))
     tickets = (_on_fair_draws(one, TICKETS, np.random.default_rng(seed))[:, 0] - fair.mean[at]) / fair.sd[at]
     chance = (1 + int((np.abs(tickets) >= seen * (1 - 1e-9)).sum())) / (1 + TICKETS)
     return Finding("anomaly", seen, float(-np.expm1(len(scores) * np.log1p(-chance))), {"at": at, "z": float(np.copysign(seen, scores[at]))})
