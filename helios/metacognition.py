@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MetacognitiveEngine', 'Assessment']
 
-# %% ../nbs/40_metacognition.ipynb #e48f3c73
-from dataclasses import dataclass
+# %% ../nbs/40_metacognition.ipynb #3bbdba48
+from dataclasses import dataclass, replace
 from datetime import date
 from math import isfinite
 from pathlib import Path
@@ -123,7 +123,7 @@ def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
     for name, why in skipped.items(): out.setdefault(why, []).append(name)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #bc912cbf
+# %% ../nbs/40_metacognition.ipynb #73cd23bc
 @dataclass(frozen=True)
 class _Look:
     "All that is known before anything is concluded."
@@ -141,8 +141,14 @@ class _Look:
     baseline: float              # nats a draw of the uniform forecast
     alpha: float
 
-    @property
-    def trials(self) -> list[Trial]: return trials([e for e in self.before if e["name"] == self.of.name], self.before)
+    def trials(self, advice: Recommendation) -> list[Trial]:
+        "What became of earlier advice; this look tells how the last one ended, by the reasons that still hold."
+        mine = [e for e in self.before if e["name"] == self.of.name]
+        if mine and (mine[-1]["ref"], mine[-1]["data"]) == (self.of.ref, self.data["sha256"]): return trials(mine, self.before)
+        mean, *ci95 = mean_interval(self.skill)
+        now = {"ref": self.of.ref, "data": self.data["sha256"], "n": len(self.of), "n_era": self.fresh["n_era"], "skill_nats": mean, "ci95": ci95,
+               "evidence": self.evidence, "strategy": advice.strategy, "candidates": advice.candidates, "name": self.of.name, "at": "now", "id": 2**62}
+        return [trial for trial in trials([*mine, now], self.before) if trial.at != "now"]
 
     @property
     def same_draws(self) -> dict[str, dict]:
@@ -176,7 +182,7 @@ def _look(self: MetacognitiveEngine, subject: str | Forecaster, draws: pd.DataFr
     return _Look(of, data, fresh, evaluation, claimed_skill(of.forecast, seed), found, _tested(of, alpha, seed),
                  hidden(found, era), to_find, bias, before, era.baseline_nats["total"], alpha)
 
-# %% ../nbs/40_metacognition.ipynb #cf200ba0
+# %% ../nbs/40_metacognition.ipynb #5057cf52
 def _facts(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, rollback: str | None) -> Facts:
     "For the rules of strategy."
     of, mean_ci = look.of, mean_interval(look.skill)
@@ -187,7 +193,7 @@ def _facts(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, rol
         e_value=look.evaluation.process.final, evidence=look.evidence, uniform=of.is_uniform, change=change,
         overfit=overfit if overfit and overfit["ci95"] else None, claim=calibrated["claim"]["verdict"], head=calibrated["confidence"]["verdict"],
         behind=look.fresh["behind"], missing=look.fresh["missing"], biases=biases, bias=look.bias, draws_needed=look.to_find,
-        detectable=(look.missed["white_ball_bias"], look.missed["powerball_bias"]), rollback=rollback, in_vain=without_effect(look.trials),
+        detectable=(look.missed["white_ball_bias"], look.missed["powerball_bias"]), rollback=rollback,
         weight_decay=((of.row or {}).get("config") or {}).get("weight_decay"))
 
 @patch
@@ -231,7 +237,7 @@ def _attempts(self: MetacognitiveEngine, of: Subject) -> list[dict]:
     rows = self.store.get_enhanced_journal_entries(of.name, "training_completed", limit=20, include_archived=True)
     return [{"at": row["timestamp"], "version": row["event_data"].get("version"), "verdict": row["event_data"].get("verdict")} for row in rows]
 
-# %% ../nbs/40_metacognition.ipynb #cb9f75ff
+# %% ../nbs/40_metacognition.ipynb #aed0d22f
 @patch
 def assess(
     self: MetacognitiveEngine,
@@ -250,15 +256,18 @@ def assess(
     look = self._look(subject, draws, start, today, bias, alpha, seed)
     of, statements = look.of, skill_statements(look.skill, level, prior)
     calibrated, overfit, drift = _calibration(of, look.evaluation, look.claimed), _overfit(of, look.skill), _drift(look.tested, of.days)
-    advice = recommend(_facts(look, calibrated, overfit, drift, self._rollback(of)))
+    facts = _facts(look, calibrated, overfit, drift, self._rollback(of))
+    tried = look.trials(recommend(facts))
+    advice = recommend(replace(facts, in_vain=without_effect(tried)))
     keys = _keys(look, calibrated, overfit, drift, disagreement(of.forecast, seed)) | {
+        "history": [t.as_dict() | {"words": str(t)} for t in tried],
         "gaps": _gaps(of, look.found, look.tested, look.missed, overfit, statements), "attempts": self._attempts(of),
         "knowledge": [] if self.store is None else self.knowledge(of.name, limit=10, use=record)}
-    out = Assessment(of, look.evaluation, look.tested, statements, advice, look.trials, keys)
+    out = Assessment(of, look.evaluation, look.tested, statements, advice, tried, keys)
     if record and self.writes: self._record(out)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #e6cea6cf
+# %% ../nbs/40_metacognition.ipynb #65d797b2
 def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, doubts: np.ndarray) -> dict:
     "The figures, for JSON."
     of, fresh, e_value = look.of, look.fresh, look.evaluation.process.final
@@ -277,8 +286,7 @@ def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, doub
         "detectable": look.missed | {"n": fresh["n_era"], "model": own_power(look.skill), "bias": look.bias,
                                      "draws_needed": dict(zip(("white", "powerball"), look.to_find, strict=True))},
         "freshness": fresh, "fitness": {"fit": not against, "against": against}, "notices": notices,
-        "history": [t.as_dict() | {"words": str(t)} for t in look.trials], "same_draws": [
-            {key: e[key] for key in ("ref", "at", "skill_nats", "e_value", "evidence", "strategy")} for e in look.same_draws.values()]}
+        "same_draws": [{key: e[key] for key in ("ref", "at", "skill_nats", "e_value", "evidence", "strategy")} for e in look.same_draws.values()]}
 
 # %% ../nbs/40_metacognition.ipynb #b22feecb
 def _entry(out: Assessment) -> dict:
