@@ -22,7 +22,9 @@ _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainErr
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
                  "forecasters": "ForecasterError", "truth": "TruthError", "job_rows": "JobError",
                  "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError",
-                 "subjects": "SubjectError"}
+                 "chain": "LedgerError", "comparison": "ComparisonError", "ab_test": "ABError",
+                 "forecasting": "ForecasterError", "labels": "LabelError", "backtest": "BacktestError",
+                 "metacognition": "AssessError", "decisions": "DecisionError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
                    "selftest": "SelftestError", "tasks": "ExecutorError"}
 

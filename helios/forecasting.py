@@ -55,7 +55,7 @@ def past_of(draws: pd.DataFrame, game: Game = POWERBALL) -> Past:
     following = np.datetime64(game.next_draw(current.draw_date.iloc[-1].date()))
     return Past(game.era_named(current.era.iloc[0]), *balls(current), np.append(day, following))
 
-# %% ../nbs/07_forecasting.ipynb #8055d586
+# %% ../nbs/07_forecasting.ipynb #d9da34b1
 FORECASTERS: dict[str, type["Forecaster"]] = {}   # by name
 
 class Forecaster:
@@ -63,6 +63,7 @@ class Forecaster:
     name = "forecaster"
     about = ""           # what it believes, in a sentence
     baseline = False     # whether it is what the others are measured against
+    learns = True        # whether draws can change what it believes
 
     def __init_subclass__(cls, name: str | None = None, **rest: Any):
         super().__init_subclass__(**rest)

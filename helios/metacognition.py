@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MetacognitiveEngine', 'Assessment']
 
-# %% ../nbs/40_metacognition.ipynb #3bbdba48
+# %% ../nbs/40_metacognition.ipynb #edf8f6f7
 from dataclasses import dataclass, replace
 from datetime import date
 from math import isfinite
@@ -27,11 +27,10 @@ from .registry import Registry
 from .scoring import calibration, mean_interval
 from .statements import PRIOR, Statement, claim_report, gap, head_report, skill_statements
 from .strategy import Facts, Recommendation, recommend
-from .subjects import Subject, find_subject
+from .subjects import AssessError, Subject, find_subject
 from .trained_model import draws_fingerprint
 from .trials import EVENT, Trial, past_assessments, trials, without_effect
 from .uncertainty import claimed_skill, disagreement, draws_needed, hidden, own_power, uncertainty_split
-from .values import StoreError
 
 # %% ../nbs/40_metacognition.ipynb #53c8e630
 class MetacognitiveEngine:
@@ -204,7 +203,7 @@ def _rollback(self: MetacognitiveEngine, of: Subject) -> str | None:
     live = [row["ref"] for row in self.registry.versions(of.name) if row["version"] in before and row["ref"] != of.ref]
     return live[0] if live else None
 
-# %% ../nbs/40_metacognition.ipynb #232816a2
+# %% ../nbs/40_metacognition.ipynb #ab00a3b4
 @patch
 def knowledge(
     self: MetacognitiveEngine,
@@ -214,7 +213,7 @@ def knowledge(
     limit: int = 50,
     use: bool = True,            # count the reading
 ) -> list[dict]:                 # most relevant first: `kind`, `content`, `relevance` now, `uses` so far
-    "What was learned before; `StoreError` without a store."
+    "What was learned before; `AssessError` without a store."
     rows = self._require_store().get_knowledge_fragments(name, kind, limit=1000)
     rows = sorted((r for r in rows if r["current_relevance"] >= least), key=lambda r: (-r["current_relevance"], -r["id"]))[:limit]
     for row in rows if use and self.writes else (): self.store.update_knowledge_fragment_usage(row["id"])
@@ -222,12 +221,12 @@ def knowledge(
 
 @patch
 def journal(self: MetacognitiveEngine, name: str | None = None, limit: int = 100, simulated: bool = False) -> list[dict]:   # newest first
-    "The assessments on record, of real draws unless told otherwise; `StoreError` without a store."
+    "The assessments on record, of real draws unless told otherwise; `AssessError` without a store."
     return past_assessments(self._require_store(), name, simulated)[::-1][:limit]
 
 @patch
 def _require_store(self: MetacognitiveEngine) -> MemoryStore:
-    if self.store is None: raise StoreError("this engine has no store, so nothing is remembered; give it one: MetacognitiveEngine(store)")
+    if self.store is None: raise AssessError("this engine has no store, so nothing is remembered; give it one: MetacognitiveEngine(store)")
     return self.store
 
 @patch
@@ -237,7 +236,7 @@ def _attempts(self: MetacognitiveEngine, of: Subject) -> list[dict]:
     rows = self.store.get_enhanced_journal_entries(of.name, "training_completed", limit=20, include_archived=True)
     return [{"at": row["timestamp"], "version": row["event_data"].get("version"), "verdict": row["event_data"].get("verdict")} for row in rows]
 
-# %% ../nbs/40_metacognition.ipynb #aed0d22f
+# %% ../nbs/40_metacognition.ipynb #b42afbe2
 @patch
 def assess(
     self: MetacognitiveEngine,
@@ -252,7 +251,7 @@ def assess(
     seed: int = 0,                   # of shuffles and simulations
     record: bool = True,             # write journal, metrics and knowledge, where there is a store
 ) -> Assessment:
-    "Assess a model on draws that it has not seen; `SubjectError` for what cannot be asked, `StoreError` if the store fails."
+    "Assess a model on draws that it has not seen; `AssessError` for what cannot be asked, `StoreError` if the store fails."
     look = self._look(subject, draws, start, today, bias, alpha, seed)
     of, statements = look.of, skill_statements(look.skill, level, prior)
     calibrated, overfit, drift = _calibration(of, look.evaluation, look.claimed), _overfit(of, look.skill), _drift(look.tested, of.days)

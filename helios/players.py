@@ -39,9 +39,11 @@ def draws_away(
     last = np.maximum.accumulate(np.where(came, np.arange(n)[:, None], -1), axis=0)
     return np.arange(n + 1)[:, None] - 1 - np.vstack([np.full((1, came.shape[1]), -1), last])
 
-# %% ../nbs/08_players.ipynb #448fe2b8
+# %% ../nbs/08_players.ipynb #dd27cb13
 class _Belief(Forecaster):
     "Likes some balls, by what came before."
+    learns = False
+
     def liking(self, came: np.ndarray) -> np.ndarray: raise NotImplementedError
 
     def logits(self, past: Past, start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +66,7 @@ class Overdue(_Belief, name="overdue"):
 
 class Birthdays(Forecaster, name="birthdays"):
     "Numbers up to 31 weigh 2."
-    about = "birthdays bring luck"
+    about, learns = "birthdays bring luck", False
 
     def logits(self, past: Past, start: int) -> tuple[np.ndarray, np.ndarray]:
         n = len(past) + 1 - start

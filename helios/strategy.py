@@ -60,7 +60,7 @@ class Recommendation:
 
     def as_dict(self) -> dict: return asdict(self) | {"what": STRATEGIES[self.strategy]}
 
-# %% ../nbs/39_strategy.ipynb #5f05f848
+# %% ../nbs/39_strategy.ipynb #0cb25303
 ENOUGH, MANY_MISSING = 30, 0.05   # draws to judge on; share of the era's draws that may be lacking
 
 def _score(f: Facts) -> str:
@@ -91,7 +91,7 @@ def _retrain_cold(f: Facts) -> str | None:
             "since then only, and older draws dilute it; a forecaster that goes on learning rises too")
 
 def _shrink(f: Facts) -> str | None:
-    if f.uniform: return None
+    if f.uniform or f.kind != "version": return None
     if f.ci95[1] < 0: return f"it scores below uniform, {_score(f)}: what it learned is noise, and costs {-f.skill_nats:.4f} nats a draw"
     if f.overfit and f.overfit["ci95"][0] > 0 and not f.evidence:
         return (f"it scores {f.overfit['nats']:+.4f} nats a draw better on the draws that it was trained on "
@@ -102,7 +102,7 @@ def _recalibrate(f: Facts) -> str | None:
     return f"its confidence head is {f.head}" if f.head.startswith("worse") else None
 
 def _structure(f: Facts) -> str | None:
-    if not f.biases or f.evidence: return None
+    if not f.biases or f.evidence or f.ref == "mixture": return None
     return f"the audit finds {'; '.join(f.biases)}, and this model shows no skill: {_score(f)}"
 
 # %% ../nbs/39_strategy.ipynb #b8ee638c
@@ -122,7 +122,7 @@ def _abstain(f: Facts) -> str | None:
 _RULES = {"collect_data": _collect, "roll_back": _roll_back, "retrain_warm": _retrain_warm, "retrain_cold": _retrain_cold, "shrink": _shrink,
           "recalibrate_confidence": _recalibrate, "structured_mixture": _structure, "keep": _keep, "abstain": _abstain}
 
-# %% ../nbs/39_strategy.ipynb #aa651a43
+# %% ../nbs/39_strategy.ipynb #fa6d6b37
 def recommend(f: Facts) -> Recommendation:
     "The first strategy that has a reason and was not followed in vain, with all reasons."
     reasons = {name: said for name, rule in _RULES.items() if (said := rule(f))}
@@ -136,7 +136,7 @@ def recommend(f: Facts) -> Recommendation:
 def _command(strategy: str, f: Facts) -> str | None:
     "A command that does it, where one does."
     name = f.ref.split("@")[0]
-    if strategy == "collect_data": return "helios data update"
+    if strategy in ("collect_data", "structured_mixture"): return "helios data update" if strategy == "collect_data" else "helios assess mixture"
     if f.kind != "version": return None
     return {"roll_back": f"helios models rollback {name}", "retrain_warm": f"helios train --parent {f.ref}",
             "retrain_cold": f"helios train --name {name} --data FILE_WITH_DRAWS_SINCE_THE_CHANGE.csv",

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['SHARES', 'WeightPrior', 'weight_prior', 'white_prior', 'powerball_prior', 'inclusion', 'learned']
 
-# %% ../nbs/07_structures.ipynb #9426476c
+# %% ../nbs/07_structures.ipynb #87de4b77
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from .labels import LabelError
 from .subsets import inclusion_probs
 
-# %% ../nbs/07_structures.ipynb #fe1a2a4e
+# %% ../nbs/07_structures.ipynb #54e129af
 @dataclass(frozen=True)
 class WeightPrior:
     "What log weights may be, before any draw."
@@ -22,7 +23,7 @@ class WeightPrior:
     slabs: np.ndarray    # (g, s) probabilities of the nodes, columns sum to 1
     shares: np.ndarray   # (r,) shares of labels that are off weight 1, equally likely
 
-SHARES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+SHARES = (0.0, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 
 @lru_cache
 def weight_prior(
@@ -38,12 +39,12 @@ def weight_prior(
 
 def white_prior() -> WeightPrior:
     "Weights from 0.14 to 7."
-    return weight_prior((.05, .1, .2, .3, .4, .5, .6, .7, .85, 1.0, 1.2, 1.5, 2.0), (0.1, 0.5))
+    return weight_prior((.05, .1, .2, .3, .4, .5, .6, .7, .85, 1.0, 1.2, 1.5, 2.0), (0.1, 0.2, 0.5))
 
 def powerball_prior() -> WeightPrior:
     "Weights from 0.007 to 148."
     fine = tuple(round(0.15 * i, 2) for i in range(1, 25))
-    return weight_prior((.05, *fine, 3.8, 4.2, 4.6, 5.0), (0.1, 0.8))
+    return weight_prior((.05, *fine, 3.8, 4.2, 4.6, 5.0), (0.1, 0.3, 0.8))
 
 # %% ../nbs/07_structures.ipynb #0b38ebf5
 def inclusion(
@@ -66,16 +67,16 @@ class _Past:
     after: np.ndarray | None   # (3, n, balls) with the draw itself, where columns are balls whose labels change
     of_ball: np.ndarray        # (n + 1, balls) column of each ball; `columns` for no label
 
-# %% ../nbs/07_structures.ipynb #84d86bb6
+# %% ../nbs/07_structures.ipynb #1557b3fd
 def _sums(labels: np.ndarray, drawn: np.ndarray, expected: np.ndarray, window: int | None) -> _Past:
     "What the past says of each label."
     n, balls = drawn.shape
     columns = int(labels.max()) + 1
     of_ball = np.where(labels < 0, columns, labels)
     if columns > balls: return _sums_by_ball(of_ball, columns, drawn, expected)
-    each, rows = np.zeros((3, n + 1, columns + 1)), np.arange(1, n + 1)[:, None]
-    for total, value in zip(each, (drawn, np.ones(drawn.shape), expected[:n]), strict=True): np.add.at(total, (rows, of_ball[:n]), value)
-    before = np.cumsum(each, axis=1)[..., :columns]
+    place = (np.arange(1, n + 1)[:, None] * (columns + 1) + of_ball[:n]).ravel()
+    each = [np.bincount(place, value, (n + 1) * (columns + 1)) for value in (drawn.ravel(), None, expected[:n].ravel())]
+    before = np.cumsum(np.array(each, dtype=float).reshape(3, n + 1, columns + 1), axis=1)[..., :columns]
     if window: before[:, window:] = before[:, window:] - before[:, :-window].copy()
     return _Past(before, None, of_ball)
 
@@ -100,22 +101,33 @@ def _shift(past: _Past, picked: int, enough: bool) -> np.ndarray | float:
     light = 1 / (1 + np.exp(-(base + middle)))
     return middle + (came - light) / (came * (1 - came)).sum(axis=1, keepdims=True)
 
-# %% ../nbs/07_structures.ipynb #4f1d64f7
+# %% ../nbs/07_structures.ipynb #e48dbe72
 def _slab(hits: np.ndarray, chances: np.ndarray, p: np.ndarray, prior: WeightPrior) -> tuple[np.ndarray, np.ndarray]:
-    "(..., slabs) log Bayes factors against weight 1, and mean weights."
-    log_ratio = hits[..., None] * prior.nodes - chances[..., None] * np.log1p(p[..., None] * np.expm1(prior.nodes))
-    top = log_ratio.max(axis=-1, keepdims=True)
-    ratio = np.exp(log_ratio - top)
-    total = ratio @ prior.slabs
-    return np.log(total) + top, ratio @ (prior.slabs * np.exp(prior.nodes)[:, None]) / total
+    "(n, columns, slabs) log Bayes factors against weight 1, and mean weights, from (n, columns) each."
+    log_factor, mean = np.empty((2, *p.shape, prior.slabs.shape[1]))
+    tilted, gained = prior.slabs * np.exp(prior.nodes)[:, None], np.expm1(prior.nodes)
+    for first in range(0, len(p), 64):                  # in parts that stay in the processor's cache
+        rows = slice(first, first + 64)
+        ratio = p[rows, :, None] * gained
+        np.log1p(ratio, out=ratio)
+        ratio *= -chances[rows, :, None]
+        ratio += hits[rows, :, None] * prior.nodes
+        top = ratio.max(axis=-1, keepdims=True)
+        ratio -= top
+        np.exp(ratio, out=ratio)
+        total = ratio @ prior.slabs
+        log_factor[rows], mean[rows] = np.log(total) + top, ratio @ tilted / total
+    return log_factor, mean
+
+_LARGEST = 600.0   # a log Bayes factor beyond is certainty, and its exponential a number still
 
 def _spike_and_slab(log_factor: np.ndarray, prior: WeightPrior) -> tuple[np.ndarray, np.ndarray]:
     "(..., slabs, shares) log of spike and slab together, and the chance of the slab."
-    with np.errstate(divide="ignore"): slab, spike = np.log(prior.shares), np.log1p(-prior.shares)
-    both = np.logaddexp(spike, slab + log_factor[..., None])
-    return both, np.exp(slab + log_factor[..., None] - both)
+    slab = prior.shares * np.exp(np.minimum(log_factor, _LARGEST))[..., None]
+    both = 1 - prior.shares + slab
+    return np.log(both), slab / both
 
-# %% ../nbs/07_structures.ipynb #a794daad
+# %% ../nbs/07_structures.ipynb #8d41a3a9
 def learned(
     labels: np.ndarray,            # (n + 1, balls) int, -1 for none, made of what was known before each draw
     drawn: np.ndarray,             # (n, balls) bool, what came
@@ -129,7 +141,7 @@ def learned(
     if picked >= balls or labels.max(initial=-1) < 0: return base.copy()
     past = _sums(labels, drawn, inclusion(base, picked), window)
     columns = past.before.shape[2]
-    if window and past.after is not None: raise ValueError(f"a window of {window} draws needs no more labels than balls, not {labels.max() + 1}")
+    if window and past.after is not None: raise LabelError(f"a window of {window} draws takes at most {balls} labels, one a ball, not {labels.max() + 1}")
     shift = _shift(past, picked, past.after is None and columns >= 8)
     def chance(sums: np.ndarray, moved: np.ndarray | float) -> np.ndarray:
         return 1 / (1 + np.exp(-(_log_odds(sums[2] / np.maximum(sums[1], 1e-12)) + moved)))

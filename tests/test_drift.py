@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from helios.counting import Repeats
 from helios.draws import balls, simulate
 from helios.drift import (
     DriftError,
@@ -21,7 +22,7 @@ from helios.drift import (
     trend,
     weekday,
 )
-from helios.forecasters import Repeats, walk
+from helios.forecasters import walk
 from helios.game import POWERBALL
 from helios.mixtures import Mixture
 from helios.scoring import Forecast
