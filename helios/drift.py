@@ -22,7 +22,7 @@ from .mixtures import Mixture
 from .scoring import Forecast
 from .subsets import log_esp, log_prob
 
-# %% ../nbs/38_drift.ipynb #acdbab68
+# %% ../nbs/38_drift.ipynb #663d47b0
 class DriftError(ValueError):
     "Scores that cannot be tested; the message says what to give instead."
 
@@ -67,11 +67,11 @@ def _white_moments(forecast: Forecast | Mixture, n_samples: int, rng: np.random.
 
 def fair_scores(
     forecast: Forecast | Mixture,
-    n_samples: int = 999,   # tickets for the whites of a mixture, 99 or more
+    n_samples: int = 299,   # tickets for the whites of a mixture, 99 or more
     seed: int = 0,
 ) -> FairScores:
     "Mean and spread of what these forecasts would score on fair draws."
-    if n_samples < 99: raise DriftError(f"n_samples is {n_samples}; give 99 or more, 999 are usual")
+    if n_samples < 99: raise DriftError(f"n_samples is {n_samples}; give 99 or more, 299 are usual")
     mean, variance = _white_moments(forecast, n_samples, np.random.default_rng(seed))
     log_q = forecast.powerball_logits.double().log_softmax(-1).numpy(force=True) + log(forecast.powerball_logits.shape[1])
     sd = np.sqrt(np.maximum(variance, 0) + log_q.var(1))

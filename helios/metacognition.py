@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MetacognitiveEngine', 'Assessment']
 
-# %% ../nbs/40_metacognition.ipynb #edf8f6f7
+# %% ../nbs/40_metacognition.ipynb #edaa267b
 from dataclasses import dataclass, replace
 from datetime import date
 from math import isfinite
@@ -30,7 +30,7 @@ from .strategy import Facts, Recommendation, recommend
 from .subjects import AssessError, Subject, find_subject
 from .trained_model import draws_fingerprint
 from .trials import EVENT, Trial, past_assessments, trials, without_effect
-from .uncertainty import claimed_skill, disagreement, draws_needed, hidden, own_power, uncertainty_split
+from .uncertainty import claims_and_doubts, draws_needed, hidden, own_power, uncertainty_split
 
 # %% ../nbs/40_metacognition.ipynb #53c8e630
 class MetacognitiveEngine:
@@ -122,7 +122,7 @@ def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
     for name, why in skipped.items(): out.setdefault(why, []).append(name)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #73cd23bc
+# %% ../nbs/40_metacognition.ipynb #a22076f2
 @dataclass(frozen=True)
 class _Look:
     "All that is known before anything is concluded."
@@ -131,6 +131,7 @@ class _Look:
     fresh: dict
     evaluation: Evaluation
     claimed: np.ndarray          # (n,) skill that each forecast claims
+    doubts: np.ndarray           # (n,) what a mixture does not know of its parts
     found: Audit
     tested: Patterns
     missed: dict                 # what a bias could still hide
@@ -178,7 +179,7 @@ def _look(self: MetacognitiveEngine, subject: str | Forecaster, draws: pd.DataFr
     before = past_assessments(self.store, None, data["simulated"]) if self.store else []
     to_find = tuple(draws_needed(bias, n, k, alpha) for n, k in ((era.whites, era.picked), (era.powerballs, 1)))
     found = audit(current, self.game, alpha)
-    return _Look(of, data, fresh, evaluation, claimed_skill(of.forecast, seed), found, _tested(of, alpha, seed),
+    return _Look(of, data, fresh, evaluation, *claims_and_doubts(of.forecast, seed), found, _tested(of, alpha, seed),
                  hidden(found, era), to_find, bias, before, era.baseline_nats["total"], alpha)
 
 # %% ../nbs/40_metacognition.ipynb #5057cf52
@@ -236,7 +237,7 @@ def _attempts(self: MetacognitiveEngine, of: Subject) -> list[dict]:
     rows = self.store.get_enhanced_journal_entries(of.name, "training_completed", limit=20, include_archived=True)
     return [{"at": row["timestamp"], "version": row["event_data"].get("version"), "verdict": row["event_data"].get("verdict")} for row in rows]
 
-# %% ../nbs/40_metacognition.ipynb #b42afbe2
+# %% ../nbs/40_metacognition.ipynb #dbcc9e3e
 @patch
 def assess(
     self: MetacognitiveEngine,
@@ -258,7 +259,7 @@ def assess(
     facts = _facts(look, calibrated, overfit, drift, self._rollback(of))
     tried = look.trials(recommend(facts))
     advice = recommend(replace(facts, in_vain=without_effect(tried)))
-    keys = _keys(look, calibrated, overfit, drift, disagreement(of.forecast, seed)) | {
+    keys = _keys(look, calibrated, overfit, drift) | {
         "history": [t.as_dict() | {"words": str(t)} for t in tried],
         "gaps": _gaps(of, look.found, look.tested, look.missed, overfit, statements), "attempts": self._attempts(of),
         "knowledge": [] if self.store is None else self.knowledge(of.name, limit=10, use=record)}
@@ -266,8 +267,8 @@ def assess(
     if record and self.writes: self._record(out)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #65d797b2
-def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, doubts: np.ndarray) -> dict:
+# %% ../nbs/40_metacognition.ipynb #4045b5c4
+def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict) -> dict:
     "The figures, for JSON."
     of, fresh, e_value = look.of, look.fresh, look.evaluation.process.final
     mean, *ci95 = mean_interval(look.skill)
@@ -281,7 +282,7 @@ def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict, doub
         "evidence": {"found": look.evidence, "needed": look.needed, "models_tried": look.rivals + 1},
         "sharpness_nats": float(look.claimed.mean()), "uniform": of.is_uniform, "calibration": calibrated,
         "overfit_nats": overfit and overfit["nats"], "overfit": overfit, "drift": drift, "patterns_words": look.tested.words(lambda i: str(of.days[i])),
-        "uncertainty": uncertainty_split(mean, look.baseline, look.missed, doubts),
+        "uncertainty": uncertainty_split(mean, look.baseline, look.missed, look.doubts),
         "detectable": look.missed | {"n": fresh["n_era"], "model": own_power(look.skill), "bias": look.bias,
                                      "draws_needed": dict(zip(("white", "powerball"), look.to_find, strict=True))},
         "freshness": fresh, "fitness": {"fit": not against, "against": against}, "notices": notices,

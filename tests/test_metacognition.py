@@ -23,7 +23,7 @@ from helios.subjects import AssessError, find_subject
 from helios.trainer import ModelTrainer
 from helios.trials import EVENT, past_assessments
 from helios.truth import expected_skill, truth
-from helios.uncertainty import claimed_skill, draws_needed
+from helios.uncertainty import claims_and_doubts, draws_needed
 
 ERA = POWERBALL.eras[-1]
 BIASED = simulate(n=300, seed=3, white_weights={3: 6, 17: 6, 29: 6})
@@ -63,15 +63,15 @@ KNOWN = {
 
 
 def scores_and_truth(kind: str, seed: int) -> tuple[np.ndarray, float]:
-    """Scores of the last 180 of 240 draws, and the mean of what they were worth under the law."""
+    """Scores of the last 140 of 200 draws, and the mean of what they were worth under the law."""
     bias, make = KNOWN[kind]
-    draws = simulate(n=240, seed=seed, white_weights=bias.white_weights, powerball_weights=bias.powerball_weights, follow=bias.follow, repeat=bias.repeat)
+    draws = simulate(n=200, seed=seed, white_weights=bias.white_weights, powerball_weights=bias.powerball_weights, follow=bias.follow, repeat=bias.repeat)
     subject = find_subject(make(), draws, start=60)
     law = truth(bias, ERA, *balls(era_draws(draws)))[60:]
     return subject.forecast.skill(subject.whites, subject.powerballs).total, float(expected_skill(subject.forecast, law).total.mean())
 
 
-@pytest.fixture(scope="module", params=[14, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[12, pytest.param(150, marks=pytest.mark.slow)])
 def cases(request):
     found = [(kind, *scores_and_truth(kind, 1000 * i + seed)) for i, kind in enumerate(KNOWN) for seed in range(request.param)]
     return [case for case in found if np.abs(case[1]).max() > 1e-9]     # one that stays uniform has a skill of exactly 0
@@ -85,7 +85,7 @@ def test_statements_at_80_percent_are_right_80_times_of_100(cases):
         assert interval.confidence == above.confidence == 0.8
         right += [interval.low <= true <= interval.high, true >= above.low]
     low, high = binom.ppf([0.001, 0.999], len(cases), 0.8)
-    assert len(cases) > 100
+    assert len(cases) > 85
     assert low <= right[0] <= high, right / len(cases)
     assert low <= right[1] <= high, right / len(cases)
 
@@ -177,7 +177,7 @@ def test_claims_are_what_the_forecast_would_score_if_it_were_the_law():
     rows = forecast[[0] * 20_000]
     whites, powerballs = forecast.sample(20_000, torch.Generator().manual_seed(1))
     scores = rows.skill(whites[:, 0].numpy(), powerballs[:, 0].numpy()).total
-    assert claimed_skill(forecast)[0] == pytest.approx(scores.mean(), abs=4 * scores.std() / 20_000 ** 0.5)
+    assert claims_and_doubts(forecast)[0][0] == pytest.approx(scores.mean(), abs=4 * scores.std() / 20_000 ** 0.5)
 
 
 # Freshness
@@ -269,7 +269,7 @@ def test_what_was_followed_in_vain_is_not_advised_again():
         assert out.recommendation.strategy == "abstain" and out.recommendation.avoided == ["structured_mixture"]
         assert any("followed 2 times without effect" in reason for reason in out.recommendation.reasons)
         assert {f["kind"] for f in engine.knowledge("uniform")} == {"trial", "skill", "pattern"}
-        assert len(engine.assess("uniform", BIASED).trials) == 3          # the new one is about a mixture no longer, and open
+        assert len(engine.assess("uniform", BIASED).trials) == 2          # abstaining is no trial
 
 
 def test_a_read_only_memory_is_read(tmp_path):
