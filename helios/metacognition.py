@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MetacognitiveEngine', 'Assessment']
 
-# %% ../nbs/40_metacognition.ipynb #edaa267b
+# %% ../nbs/40_metacognition.ipynb #ae093da9
 from dataclasses import dataclass, replace
 from datetime import date
 from math import isfinite
@@ -30,7 +30,7 @@ from .strategy import Facts, Recommendation, recommend
 from .subjects import AssessError, Subject, find_subject
 from .trained_model import draws_fingerprint
 from .trials import EVENT, Trial, past_assessments, trials, without_effect
-from .uncertainty import claims_and_doubts, draws_needed, hidden, own_power, uncertainty_split
+from .uncertainty import claims_and_doubts, draws_needed, hidden, knowledge_gaps, own_power, uncertainty_split
 
 # %% ../nbs/40_metacognition.ipynb #53c8e630
 class MetacognitiveEngine:
@@ -102,27 +102,9 @@ def _drift(found: Patterns, days: list[date]) -> dict:
     return out | {"day": str(days[change.detail["at"]]), "between": [str(days[change.detail[key]]) for key in ("low", "high")],
                   "fell": change.detail["after"] < change.detail["before"]}
 
-# %% ../nbs/40_metacognition.ipynb #973d2b30
-_STRUCTURE = ("white_singles", "powerball_singles", "white_pairs", "white_overlap", "powerball_repeats", "white_sum")
+# %% ../nbs/40_metacognition.ipynb #63d0af26
+_STRUCTURE = ("white_singles", "powerball_singles", "white_pairs", "white_overlap", "powerball_repeats", "white_sum")   # tests whose findings an expert could use
 
-def _gaps(subject: Subject, found: Audit, tested: Patterns, missed: dict, overfit: dict | None, statements: list[Statement]) -> list[str]:
-    "What these draws and this model leave open, in sentences."
-    def ball(weight): return "of any weight" if weight is None else f"of up to {weight:.2f} times the weight of the rest"
-    said = [f"one white {ball(missed['white_ball_bias'])} or one powerball {ball(missed['powerball_bias'])} would have escaped the audit one time in five or more, "
-            f"and be worth {missed['white_nats'] + missed['powerball_nats']:.4f} nats a draw to one who knew it"]
-    said += [f"the audit could not run {s.test.replace('_', ' ')}: {s.reason}" for s in found.skipped]
-    said += [f"no test of {', '.join(names)}: {why}" for why, names in _by_reason(tested.skipped).items()]
-    if subject.confidence is None: said.append("no confidence head to judge: " + ("the forecast is uniform" if subject.is_uniform else "a forecaster states none"))
-    if overfit is None: said.append("no overfit gap: " + ("these draws are not the history it was trained on" if subject.row else "a forecaster that is walked through a history is never scored on what it has seen"))
-    if all(s.low is None for s in statements): said.append(f"{len(subject)} draws are too few for an interval of the true skill")
-    return said
-
-def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for name, why in skipped.items(): out.setdefault(why, []).append(name)
-    return out
-
-# %% ../nbs/40_metacognition.ipynb #a22076f2
 @dataclass(frozen=True)
 class _Look:
     "All that is known before anything is concluded."
@@ -237,7 +219,7 @@ def _attempts(self: MetacognitiveEngine, of: Subject) -> list[dict]:
     rows = self.store.get_enhanced_journal_entries(of.name, "training_completed", limit=20, include_archived=True)
     return [{"at": row["timestamp"], "version": row["event_data"].get("version"), "verdict": row["event_data"].get("verdict")} for row in rows]
 
-# %% ../nbs/40_metacognition.ipynb #dbcc9e3e
+# %% ../nbs/40_metacognition.ipynb #ab8b692f
 @patch
 def assess(
     self: MetacognitiveEngine,
@@ -261,19 +243,21 @@ def assess(
     advice = recommend(replace(facts, in_vain=without_effect(tried)))
     keys = _keys(look, calibrated, overfit, drift) | {
         "history": [t.as_dict() | {"words": str(t)} for t in tried],
-        "gaps": _gaps(of, look.found, look.tested, look.missed, overfit, statements), "attempts": self._attempts(of),
+        "gaps": knowledge_gaps(of, look.found, look.tested, look.missed, overfit is not None), "attempts": self._attempts(of),
         "knowledge": [] if self.store is None else self.knowledge(of.name, limit=10, use=record)}
     out = Assessment(of, look.evaluation, look.tested, statements, advice, tried, keys)
     if record and self.writes: self._record(out)
     return out
 
-# %% ../nbs/40_metacognition.ipynb #4045b5c4
+# %% ../nbs/40_metacognition.ipynb #a475e292
 def _keys(look: _Look, calibrated: dict, overfit: dict | None, drift: dict) -> dict:
     "The figures, for JSON."
     of, fresh, e_value = look.of, look.fresh, look.evaluation.process.final
     mean, *ci95 = mean_interval(look.skill)
     against = unfit(fresh, look.evidence)
     notices = ["These draws are SIMULATED. Nothing here says anything about a real lottery."] if fresh["simulated"] else []
+    if of.row and (of.row["data"] or {}).get("simulated") and not fresh["simulated"]:
+        notices.append(f"{of.ref} was trained on SIMULATED draws. What it says of real ones is worth nothing.")
     if e_value >= 1 / look.alpha and not look.evidence:
         notices.append(f"E is {e_value:.3g}, but {look.rivals + 1} models were tried on these draws, so that it takes {look.needed:g} to be evidence.")
     return {

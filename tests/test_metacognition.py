@@ -309,6 +309,14 @@ def test_a_version_is_asked_about_its_test_part(shop):
     assert (head["stated"] is None) == keys["uniform"] and (keys["uniform"] or 0 <= head["stated"] <= 1)
 
 
+def test_a_version_of_simulated_draws_is_not_taken_for_one_of_a_lottery(shop):
+    later = simulate(n=400, seed=8)
+    later.attrs["simulated"] = False
+    keys = shop.assess("net@1", later, record=False).as_dict()
+    assert keys["draws"]["judged"] == 100 and keys["overfit"] is None
+    assert keys["notices"] == ["net@1 was trained on SIMULATED draws. What it says of real ones is worth nothing."]
+
+
 def test_a_champion_knows_the_way_back(shop):
     assert shop._rollback(find_subject("net", BIASED, shop.registry)) == "net@1"
     assert shop._rollback(find_subject("net@1", BIASED, shop.registry)) is None
