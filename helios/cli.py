@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 import helios
+from .assess_commands import assess
 from .backtest_commands import backtest
 from .compare_commands import compare
 from .console import HELP, Commands, LiveBar, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
@@ -49,13 +50,14 @@ def main() -> None:
     helios models                    versions, aliases, rollback; helios forecast uses the champion
     helios sweep                     search the settings of the net
     helios backtest                  what every strategy would have come to, on your draws
+    helios assess mixture            what a model knows, what it cannot know, and what to do next
     helios compare uniform mixture   forecasters and versions on the same draws
     helios ledger                    predictions made before their draw, beside the results
     helios db check                  is the memory whole? backup, restore, compact
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, compare, ledger, db): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, compare, ledger, db): main.add_command(command)
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
