@@ -28,7 +28,11 @@ _HOME_OF = {
     "trainer": ["ModelTrainer", "TrainedModel", "submit_training"],
     "sweeps": ["sweep"],
     "ensembles": ["Ensemble", "register_ensemble"],
-    "forecasters": ["FORECASTERS", "Forecaster", "Frequency", "Repeats", "Steps", "walk"],
+    "forecasters": ["FORECASTERS", "Forecaster", "Frequency", "Repeats", "Steps", "StructureMixture", "forecaster_named", "walk"],
+    "analytics": ["CrossModelAnalytics"],
+    "ledger": ["Ledger"],
+    "metacognition": ["MetacognitiveEngine"],
+    "decisions": ["DecisionEngine"],
     "pipeline": ["run"],
     "report": ["report_html"],
 }
