@@ -28,7 +28,10 @@ _HOME_OF = {
     "trainer": ["ModelTrainer", "TrainedModel", "submit_training"],
     "sweeps": ["sweep"],
     "ensembles": ["Ensemble", "register_ensemble"],
-    "forecasters": ["FORECASTERS", "Forecaster", "Frequency", "Repeats", "Steps", "walk"],
+    "forecasting": ["Forecaster", "ForecasterError", "Past", "looks_ahead", "walk"],
+    "counting": ["Frequency", "Markov", "Recency", "Repeats", "Steps", "Uniform"],
+    "blends": ["BlendOf", "StructureMixture"],
+    "forecasters": ["FORECASTERS", "NetForecaster", "forecaster_named"],
     "pipeline": ["run"],
     "report": ["report_html"],
 }

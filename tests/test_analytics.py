@@ -9,10 +9,11 @@ from helios.ab_test import ABTest
 from helios.analytics import CrossModelAnalytics, compare_scores, find_subject, first_unseen, observe_draws, scores
 from helios.best_ensemble import mixed_score, recommend, recommended_weights
 from helios.comparison import ComparisonError, Scores
+from helios.counting import Frequency
 from helios.draws import balls, era_draws, simulate
 from helios.ensembles import register_ensemble
 from helios.fitting import TrainingConfig, make_windows
-from helios.forecasters import FORECASTERS, Frequency, walk
+from helios.forecasters import FORECASTERS, walk
 from helios.memory_store import MemoryStore
 from helios.registry import Registry, RegistryError
 from helios.trainer import ModelTrainer
