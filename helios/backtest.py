@@ -139,7 +139,7 @@ def lines(self: Backtest) -> list[str]:
     return [first, head, *rows, f"skill: nats a draw above uniform; chance: {keys['hits_expected']:.3f} hits of {self.ranking[0].record.game.picked} whites, "
             f"payback {keys['payback_expected']:.0%} without the jackpot{chance} (prizes too rare to be met carry the mean)", f"Verdict    {self.verdict}"]
 
-# %% ../nbs/33_backtest.ipynb #ac28b955
+# %% ../nbs/33_backtest.ipynb #294c4e46
 @lru_cache
 def _code() -> str:
     "A digest of the package's source: results of other code are no results of this one."
@@ -149,10 +149,9 @@ def _code() -> str:
 def settings_of(forecaster: Forecaster) -> dict:
     "What decides a forecaster's forecasts beside the draws."
     cls = type(forecaster)
-    own = {name: repr(value) for name, value in sorted(vars(forecaster).items()) if name not in ("past", "era", "net", "shrink", "game")}
     module = sys.modules.get(cls.__module__)
     source = getattr(module, "stamp", None) or ("" if cls.__module__.startswith("helios.") else repr(getattr(module, "__file__", "")))
-    return {"name": forecaster.name, "class": f"{cls.__module__}.{cls.__qualname__}", "settings": own, "source": repr(source), "game": forecaster.game.name}
+    return {"name": forecaster.name, "class": f"{cls.__module__}.{cls.__qualname__}", "settings": forecaster.settings(), "source": repr(source), "game": forecaster.game.name}
 
 @dataclass(frozen=True)
 class _Chunk:
@@ -195,7 +194,7 @@ def run_chunks(chunks: list[_Chunk], past: Past) -> list[Walked]:
     "The walks of some chunks; runs in any process."
     return [walk_block(chunk.forecaster, past, chunk.learn, chunk.stop) for chunk in chunks]
 
-# %% ../nbs/33_backtest.ipynb #052c4556
+# %% ../nbs/33_backtest.ipynb #2f4a6c67
 def backtest(
     forecasters: Iterable[str | type | Forecaster] | None = None,   # names, classes or objects; None: all that need no training
     draws: pd.DataFrame | None = None,                  # a history; its last era is used
@@ -212,8 +211,11 @@ def backtest(
     if draws is None: raise BacktestError("no draws to walk through; give a history")
     past, named = past_of(draws, game), _instances(forecasters, game)
     n = len(past)
-    start = max(n // 4, min(100, n // 2)) if start is None else start
-    if not 0 < start < n: raise BacktestError(f"cannot start at draw {start} of {n}; give 1 to {n - 1}")
+    last = max(named.values(), key=lambda one: one.first(past))
+    start = max(n // 4, min(100, n // 2), last.first(past)) if start is None else start
+    if start < last.first(past): raise BacktestError(f"{last.name} has seen the draws before {last.first(past)}; start there or later")
+    if not 0 < start < n: raise BacktestError(f"cannot start at draw {start} of {n}; give 1 to {n - 1}" if last.first(past) < n else
+                                              f"{last.name} has seen all {n} draws; give later ones, or the history that it was trained on")
     if refit is not None and refit < 1: raise BacktestError(f"refit is {refit}; give a number of draws, or None to learn once")
     chunks = {name: _chunks(forecaster, n, start, refit) for name, forecaster in named.items()}
     done = _work(chunks, past, executor, Path(folder) if folder else None, on_progress)

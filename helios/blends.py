@@ -75,14 +75,16 @@ def _weights(parts: Parts, sets: torch.Tensor, share: float) -> np.ndarray:
     scores = [log_prob(torch.from_numpy(np.ascontiguousarray(logits[:n])), sets).numpy() for _, logits in parts.values()]
     return fixed_share(np.stack(scores, axis=1), prior / prior.sum(), share)
 
-# %% ../nbs/09_blends.ipynb #e686cb42
+# %% ../nbs/09_blends.ipynb #6ef0b0bb
 class BlendOf(Blend):
     "A mixture of given forecasters."
     name = "blend"
 
     def __init__(self, *experts: Forecaster, game: Game = POWERBALL, first: int = 64):
         super().__init__(game)
-        self.experts, self.first = experts, first      # draws before the first learning
+        self.experts, self.first_learning = experts, first      # draws before the first learning
+
+    def settings(self) -> dict: return {"first": self.first_learning, "experts": [[one.name, one.settings()] for one in self.experts]}
 
     def parts(self, past: Past) -> tuple[Parts, Parts]:
         both = [self._honest(expert, past) for expert in self.experts]
@@ -93,7 +95,7 @@ class BlendOf(Blend):
         n, start, rows = len(past), 0, []
         expert.era = past.era
         while start <= n:
-            end = min(max(2 * start, self.first), n + 1)
+            end = min(max(2 * start, self.first_learning), n + 1)
             seen = past.until(start)
             expert.learn(seen)
             rows.append([logits[:end - start] for logits in expert.logits(past.until(min(end, n)), start)])

@@ -20,10 +20,10 @@ import click
 # %% ../nbs/55_console.ipynb #03a3d11f
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
-                 "forecasters": "ForecasterError", "truth": "TruthError", "job_rows": "JobError",
+                 "truth": "TruthError", "job_rows": "JobError",
                  "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError",
                  "chain": "LedgerError", "comparison": "ComparisonError", "ab_test": "ABError",
-                 "forecasting": "ForecasterError", "labels": "LabelError", "backtest": "BacktestError",
+                 "forecasting": "ForecasterError", "labels": "LabelError", "backtest": "BacktestError", "walks": "WalkError",
                  "metacognition": "AssessError", "decisions": "DecisionError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
                    "selftest": "SelftestError", "tasks": "ExecutorError"}

@@ -4,34 +4,36 @@
 
 # %% auto #0
 __all__ = ['OWN', 'NetForecaster', 'load_own', 'forecaster_named', 'FORECASTERS', 'Forecaster', 'ForecasterError', 'Past',
-           'looks_ahead', 'past_of', 'walk']
+           'looks_ahead', 'past_of', 'walk', 'Uniform', 'Frequency', 'Recency', 'Steps', 'Markov', 'Repeats', 'Hot',
+           'Cold', 'Overdue', 'Birthdays', 'BlendOf', 'StructureMixture']
 
-# %% ../nbs/32_forecasters.ipynb #0094b3a9
+# %% ../nbs/32_forecasters.ipynb #3ca3c81a
 import importlib.util
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import helios.blends
-import helios.counting
-import helios.players  # noqa: F401  (these three enter their forecasters)
+from .blends import BlendOf, StructureMixture
+from .counting import Frequency, Markov, Recency, Repeats, Steps, Uniform
 from .fitting import PRESETS, Split, TrainingConfig, Windows, fit, net_forecast, outcomes, validation_skill
 from .forecasting import FORECASTERS, Forecaster, ForecasterError, Past, looks_ahead, past_of, walk
 from .game import POWERBALL, Game
 from .net import PowerballNet, net_shape
 from .places import helios_home
+from .players import Birthdays, Cold, Hot, Overdue
 
 # %% ../nbs/32_forecasters.ipynb #556a0489
 _ORDER = ("uniform", "frequency", "recency", "steps", "markov", "repeats", "hot", "cold", "overdue", "birthdays", "mixture")
 for _name in _ORDER: FORECASTERS[_name] = FORECASTERS.pop(_name)
 
-# %% ../nbs/32_forecasters.ipynb #413ba29a
-_all_ = ["FORECASTERS", "Forecaster", "ForecasterError", "Past", "looks_ahead", "past_of", "walk"]
+# %% ../nbs/32_forecasters.ipynb #59d6864e
+_all_ = ["FORECASTERS", "Forecaster", "ForecasterError", "Past", "looks_ahead", "past_of", "walk", "Uniform", "Frequency", "Recency", "Steps",
+         "Markov", "Repeats", "Hot", "Cold", "Overdue", "Birthdays", "BlendOf", "StructureMixture"]
 
-# %% ../nbs/32_forecasters.ipynb #483bdb18
+# %% ../nbs/32_forecasters.ipynb #5c5d0fd7
 class NetForecaster(Forecaster, name="PowerballNet"):
     "The network, trained at each fit."
     about = "a network finds what there is in the last 50 draws"
@@ -40,6 +42,8 @@ class NetForecaster(Forecaster, name="PowerballNet"):
     def __init__(self, game: Game = POWERBALL, config: TrainingConfig | None = None, warm: bool = False):
         super().__init__(game)
         self.config, self.warm, self.net = replace(config or PRESETS["quick"], test_split=0.0), warm, None
+
+    def settings(self) -> dict: return asdict(self.config) | {"warm": self.warm}
 
     def learn(self, past: Past) -> None:
         windows, config = self._windows(past), self.config

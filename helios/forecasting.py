@@ -55,7 +55,7 @@ def past_of(draws: pd.DataFrame, game: Game = POWERBALL) -> Past:
     following = np.datetime64(game.next_draw(current.draw_date.iloc[-1].date()))
     return Past(game.era_named(current.era.iloc[0]), *balls(current), np.append(day, following))
 
-# %% ../nbs/07_forecasting.ipynb #d9da34b1
+# %% ../nbs/07_forecasting.ipynb #ad86b0b1
 FORECASTERS: dict[str, type["Forecaster"]] = {}   # by name
 
 class Forecaster:
@@ -75,6 +75,14 @@ class Forecaster:
 
     def __init__(self, game: Game = POWERBALL):
         self.game, self.era = game, None
+
+    def first(self, past: Past) -> int:
+        "The first draw that it may be asked about; later than 1 for one that has seen draws already."
+        return 1
+
+    def settings(self) -> dict:
+        "What decides its forecasts beside the draws, JSON-ready; by default its own attributes."
+        return {name: repr(value) for name, value in sorted(vars(self).items()) if name not in ("game", "era", "past")}
 
     def learn(self, past: Past) -> None:
         "Settle whatever stays fixed between fits; by default nothing."

@@ -16,9 +16,8 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from .counting import Frequency, Repeats, Steps
 from .draws import Bias, balls, era_draws, simulate
-from .forecasting import walk
+from .forecasters import Frequency, Repeats, Steps, walk
 from .game import POWERBALL, Game
 from .monitor import ALPHA, path
 from .report import FOUND, plot_frequencies, plot_log_e, svg

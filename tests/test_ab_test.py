@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from helios.ab_test import ABError, ABTest, confidence_sequence, decide, difference_bounds, draws_needed
-from helios.counting import Frequency, Uniform
 from helios.draws import balls, simulate
-from helios.forecasting import walk
+from helios.forecasters import Frequency, Uniform, walk
 from helios.memory_store import MemoryStore
 from helios.mixtures import Mixture, mixture
 

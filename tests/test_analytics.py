@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from helios.ab_test import ABTest
-from helios.analytics import CrossModelAnalytics, compare_scores, find_subject, first_unseen, observe_draws, scores
+from helios.analytics import CrossModelAnalytics, compare_scores, find_subject, observe_draws, scores
 from helios.best_ensemble import mixed_score, recommend, recommended_weights
 from helios.comparison import ComparisonError, Scores
-from helios.counting import Frequency
 from helios.draws import balls, era_draws, simulate
 from helios.ensembles import register_ensemble
 from helios.fitting import TrainingConfig, make_windows
-from helios.forecasters import FORECASTERS, walk
+from helios.forecasters import FORECASTERS, ForecasterError, Frequency, walk
 from helios.memory_store import MemoryStore
+from helios.registered import first_unseen
 from helios.registry import Registry, RegistryError
 from helios.trainer import ModelTrainer
 
@@ -105,12 +105,12 @@ def test_another_history_under_the_same_dates_is_not_trusted(shop):
     with pytest.raises(ComparisonError, match="has seen all 400 draws"):
         shop.compare(["net@1"], simulate(n=400, seed=9))
     old = HISTORY.assign(era="2012-01-15")
-    with pytest.raises(ComparisonError, match="was trained on 5/69"):
+    with pytest.raises(ForecasterError, match="was trained on 5/69"):
         shop.compare(["net@1"], old)
 
 
 @pytest.mark.parametrize("subjects, error, message", [
-    ([], ComparisonError, "at least one"), (["net@9"], RegistryError, "no net@9"), (["wizard"], RegistryError, "wizard"),
+    ([], ComparisonError, "at least one"), (["net@9"], RegistryError, "no net@9"), (["wizard"], ForecasterError, "wizard"),
     (["net", "net@1"], ComparisonError, "named twice"),
 ])
 def test_subjects_that_are_not_there(shop, subjects, error, message):

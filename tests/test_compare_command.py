@@ -50,13 +50,13 @@ def test_a_start_by_date(run):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["wizard", "--data", "fair.csv"], "no model is named 'wizard'"),
+    (["wizard", "--data", "fair.csv"], "no forecaster 'wizard'"),
     (["uniform", "uniform", "--data", "fair.csv"], "named twice"),
     (["uniform", "--data", "fair.csv", "--start", "400"], "start is draw 400"),
     (["uniform", "--data", "fair.csv", "--plot", "x.svg"], "not a PNG"),
     (["uniform", "--data", "fair.csv", "--json", "fair.csv"], "are both"),
     (["uniform", "--data", "none.csv"], "none.csv"),
-    (["ab", "start", "duel", "uniform", "wizard", "--data", "fair.csv"], "no model is named 'wizard'"),
+    (["ab", "start", "duel", "uniform", "wizard", "--data", "fair.csv"], "no forecaster 'wizard'"),
     (["ab", "start", "duel", "uniform", "uniform", "--data", "fair.csv"], "both uniform"),
     (["ab", "observe", "duel", "--data", "fair.csv"], "no A/B test is named 'duel'"),
     (["ab", "stop", "duel"], "no A/B test is named 'duel'"),

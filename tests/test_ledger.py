@@ -13,8 +13,8 @@ import sqlalchemy as sa
 import torch
 
 from helios.chain import GENESIS, HASHED, Chain, LedgerError, entry_hash
-from helios.counting import Frequency, Uniform
 from helios.draws import balls, simulate
+from helios.forecasters import Frequency, Uniform
 from helios.game import POWERBALL
 from helios.ledger import Ledger, forecast_from_json, forecast_to_json, held_at
 from helios.memory_store import MemoryStore

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from helios.archive import Registry
 from helios.chain import LedgerError
-from helios.counting import Frequency, Uniform
 from helios.draws import simulate, write_draws
 from helios.forecast_commands import forecast
+from helios.forecasters import Frequency, Uniform
 from helios.game import POWERBALL
 from helios.ledger import Ledger
 from helios.ledger_commands import entry_lines, ledger, plot_standings
