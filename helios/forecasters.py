@@ -10,6 +10,7 @@ __all__ = ['OWN', 'NetForecaster', 'load_own', 'forecaster_named', 'FORECASTERS'
 # %% ../nbs/32_forecasters.ipynb #3ca3c81a
 import sys
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -97,10 +98,11 @@ def load_own(
     if not path.is_file(): return _forget_own()
     try:
         source = path.read_bytes()
-        if loaded and (loaded.__file__, loaded.source) == (str(path), source): return path
+        stamp = (str(path), sha256(source).hexdigest())
+        if getattr(loaded, "stamp", None) == stamp: return path
         _forget_own()
         module = ModuleType(_OWN_MODULE)
-        module.__file__, module.source, sys.modules[_OWN_MODULE] = str(path), source, module
+        module.__file__, module.stamp, sys.modules[_OWN_MODULE] = str(path), stamp, module
         exec(compile(source, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as e:      # whatever the user's own code raises
         _forget_own()
