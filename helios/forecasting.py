@@ -152,12 +152,12 @@ def _checked(draw: Mapping | pd.Series, game: Game, past: Past) -> tuple[np.ndar
         raise ForecasterError(f"no draw: {given.tolist()} on {day}; give a date and whole numbers")
     numbers = given.astype(np.int64)
     whites, powerball = np.sort(numbers[:-1]), int(numbers[-1])
-    other = game.era(day.item()).name
-    if other != era.name: raise ForecasterError(f"a draw of {day} belongs to {other}, not to {era.name}; fit anew on a history that ends there")
     if len({*whites.tolist()} & {*range(1, era.whites + 1)}) != era.picked or not 1 <= powerball <= era.powerballs:
         raise ForecasterError(f"whites {whites.tolist()} and powerball {powerball} are no draw of {era.name}; give {era.picked} "
                               f"different whites from 1 to {era.whites} and a powerball from 1 to {era.powerballs}")
     if len(past) and day <= past.days[-2]: raise ForecasterError(f"a draw of {day} after one of {past.days[-2]}; give them in order of time")
+    other = game.era(day.item()).name
+    if other != era.name: raise ForecasterError(f"a draw of {day} belongs to {other}, not to {era.name}; fit anew on a history that ends there")
     return whites, powerball, day
 
 # %% ../nbs/07_forecasting.ipynb #694412f5
