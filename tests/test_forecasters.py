@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
-from helios.counting import HALF_LIVES, PRICE, STRENGTHS, Frequency, Markov, Recency, Repeats, Steps, Uniform, by_strength, chosen
+from helios.counting import (
+    HALF_LIVES,
+    PRICE,
+    STRENGTHS,
+    Frequency,
+    Markov,
+    Recency,
+    Repeats,
+    Steps,
+    Uniform,
+    by_strength,
+    chosen,
+)
 from helios.draws import Bias, DrawError, balls, draw_table, era_draws, simulate
 from helios.fitting import PRESETS
 from helios.forecasters import FORECASTERS, OWN, NetForecaster, forecaster_named, load_own
