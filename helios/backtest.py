@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_S', 'BacktestError', 'Run', 'Backtest', 'settings_of', 'dealt_out', 'run_chunks', 'backtest']
 
-# %% ../nbs/33_backtest.ipynb #1bf2e820
+# %% ../nbs/33_backtest.ipynb #41180ded
 import json
 import pickle
 import sys
@@ -31,7 +31,7 @@ from .places import write_atomic
 from .scoring import Calibration, calibration, drawn_matrix, mean_interval
 from .track_record import Play, TrackRecord, ticket_prize
 from .trained_model import draws_fingerprint
-from .walks import Walked, joined, walk_block
+from .walks import Walked, inside, joined, walk_block
 
 # %% ../nbs/33_backtest.ipynb #d5fa09aa
 class BacktestError(ValueError):
@@ -141,24 +141,27 @@ def lines(self: Backtest) -> list[str]:
     return [first, head, *rows, f"skill: nats a draw above uniform; chance: {keys['hits_expected']:.3f} hits of {self.ranking[0].record.game.picked} whites, "
             f"payback {keys['payback_expected']:.0%} without the jackpot{chance} (prizes too rare to be met carry the mean)", f"Verdict    {self.verdict}"]
 
-# %% ../nbs/33_backtest.ipynb #adfe4116
+# %% ../nbs/33_backtest.ipynb #43e140a2
 @lru_cache
 def _code() -> str:
     "A digest of the package's source: results of other code are no results of this one."
     files = sorted(Path(helios.__file__).parent.glob("*.py"))
     return sha256(b"".join(file.read_bytes() for file in files) + f"{np.__version__} {torch.__version__}".encode()).hexdigest()
 
-def settings_of(forecaster: Forecaster) -> dict | None:    # None where it cannot be told
+def settings_of(forecaster: Forecaster) -> list[dict] | None:    # of it and of all inside it; None where it cannot be told
     "What decides a forecaster's forecasts beside the draws."
+    said = [_settings(one) for one in (forecaster, *inside(forecaster))]
+    return None if None in said else said
+
+def _settings(forecaster: Forecaster) -> dict | None:
     cls, module = type(forecaster), type(forecaster).__module__
     holds = {name: value for name, value in vars(forecaster).items() if name not in ("game", "era", "past")}
-    inside = [settings_of(one) for value in holds.values() for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, Forecaster)]
-    if None in inside or not (module.startswith("helios.") or module == _OWN_MODULE): return None
+    if not (module.startswith("helios.") or module == _OWN_MODULE): return None
     try:
         said = sha256(pickle.dumps(holds)).hexdigest() if cls.settings is Forecaster.settings else forecaster.settings()
     except (pickle.PicklingError, AttributeError, TypeError):
         return None
-    return {"name": forecaster.name, "class": f"{module}.{cls.__qualname__}", "settings": said, "inside": inside, "game": forecaster.game.name,
+    return {"name": forecaster.name, "class": f"{module}.{cls.__qualname__}", "settings": said, "game": forecaster.game.name,
             "source": repr(getattr(sys.modules.get(module), "stamp", ""))}
 
 @dataclass(frozen=True)
@@ -181,9 +184,9 @@ def _chunks(forecaster: Forecaster, n: int, start: int, refit: int | None) -> li
     if not getattr(forecaster, "trains", False) or getattr(forecaster, "warm", False): return [_Chunk(forecaster, blocks, n)]
     return [_Chunk(forecaster, [a], b) for a, b in zip(blocks, [*blocks[1:], n], strict=True)]
 
-# %% ../nbs/33_backtest.ipynb #603fc3bc
+# %% ../nbs/33_backtest.ipynb #2ba2acae
 CHUNK_S = 0.5
-_SECONDS = {"mixture": 4.0, "recency": 0.4, "frequency": 0.17}    # of 1,400 draws on one core of an AMD EPYC; the others that count take less
+_SECONDS = {"mixture": 3.5, "recency": 0.3, "frequency": 0.12}    # of 1,400 draws on one core of an AMD EPYC; the others that count take less
 
 def _guess_s(chunk: _Chunk, n: int) -> float:
     "Seconds that a chunk may take; a stranger is given a chunk of its own."
