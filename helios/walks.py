@@ -72,7 +72,7 @@ def from_bytes(cls: Walked, data: bytes) -> Walked | None:    # None: not what `
     with np.load(io.BytesIO(data[:-32]), allow_pickle=False) as arrays:
         return Walked(**{name: arrays[name] for name in ("white", "powerball", "inclusion", "ticket")}, seconds=float(arrays["seconds"]))
 
-# %% ../nbs/09_walks.ipynb #60bda93c
+# %% ../nbs/09_walks.ipynb #7600c13d
 def sealed(past: Past) -> Past:
     "The same draws in arrays of their own, which cannot be written to."
     arrays = [np.array(array) for array in (past.whites, past.powerballs, past.days)]
@@ -103,7 +103,7 @@ def _blamed(forecaster: Forecaster, what: str) -> Iterator[None]:
 
 def _own_copy(forecaster: Forecaster) -> Forecaster:
     "A copy to walk with, so that nothing one walk leaves in it reaches another."
-    with _blamed(forecaster, "to be copied (it may hold no open files, locks or generators)"): return deepcopy(forecaster)
+    with _blamed(forecaster, "to be copied (it may hold no open files, locks or generators)"): return deepcopy(forecaster, {id(forecaster.game): forecaster.game})
 
 def _made(forecaster: Forecaster, past: Past, start: int) -> Any:
     "Its forecasts of draws `start` to `n`, of the next too."
@@ -111,15 +111,16 @@ def _made(forecaster: Forecaster, past: Past, start: int) -> Any:
     if len(made) == (n := len(past) + 1 - start): return made
     raise WalkError(f"{forecaster.name} gives {len(made)} forecasts for draws {start} to {len(past)}; give {n}, each from the draws before its own")
 
-# %% ../nbs/09_walks.ipynb #08a7e5fb
+# %% ../nbs/09_walks.ipynb #91cd23fe
 DECOYS, DECOY_E, SAME = 5, 1e4, 1e-4     # nats and probabilities that differ by less are the same: a net's batches differ in the last digits
 
 def _sees_ahead(forecaster: Forecaster, past: Past, start: int, made: Walked) -> None:
     "`WalkError` if forecasts of draws from `start` on, by a copy that has learned and seen nothing else, change with the history cut off."
     for at in {int(made.total.argmax())} if _ours(forecaster) else {int(made.total.argmax()), int(made.total.argmin())}:
         asked, t = _own_copy(forecaster), start + at
-        once, twice = (_scored(_made(asked, past.until(t), t), past, t) for _ in range(2))
+        once = _scored(_made(asked, past.until(t), t), past, t)
         if _alike(once, made[at]): continue
+        twice = _scored(_made(asked, past.until(t), t), past, t)
         if not _alike(once, twice): raise WalkError(f"{forecaster.name} is refused: asked twice, it forecasts draw {t} differently; seed its random numbers in each call")
         raise WalkError(f"{forecaster.name} is refused: its forecast for draw {t} is another one when the history ends before that draw: it looks ahead")
 

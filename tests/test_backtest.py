@@ -14,6 +14,7 @@ from math import comb, isfinite, log
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import hypergeom
 from test_executor import cluster
 
@@ -62,6 +63,14 @@ FAIR, PLANTED = simulate(n=260, seed=1), simulate(n=260, seed=2, **BIASED)
 TINY = replace(PRESETS["quick"], hidden=16, layers=1, heads=2, epochs=3, sequence_length=10, batch_size=32)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def refused(forecaster, draws=FAIR, start=100, learn=None):
     """How a walk is refused, or None."""
     try:
@@ -80,10 +89,11 @@ def zeros(past, start):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_scores_are_those_of_a_walk(name):
-    said = walk(FORECASTERS[name](), PLANTED, 100).skill(*(x[100:] for x in balls(PLANTED)))
-    walked = backtest(name, PLANTED, 100).runs[name].walked
+    draws = PLANTED[:120] if name == "mixture" else PLANTED
+    said = walk(FORECASTERS[name](), draws, 100).skill(*(x[100:] for x in balls(draws)))
+    walked = backtest(name, draws, 100).runs[name].walked
     assert walked.white.tolist() == said.white.tolist() and walked.powerball.tolist() == said.powerball.tolist()
-    assert len(walked) == 160 and walked.seconds > 0
+    assert len(walked) == len(draws) - 100 and walked.seconds > 0
 
 
 def by_hand(forecaster, draws, start):
@@ -94,8 +104,8 @@ def by_hand(forecaster, draws, start):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_walking_forward_by_brute_force(name):
-    few = PLANTED[:130]
-    start = 126 if name == "mixture" else 105
+    few = PLANTED[:70 if name == "mixture" else 120]
+    start = {"mixture": 68, "recency": 115, "frequency": 110}.get(name, 100)
     np.testing.assert_allclose(backtest(name, few, start).runs[name].walked.total, by_hand(FORECASTERS[name](), few, start), rtol=0, atol=1e-9)
 
 
@@ -110,28 +120,30 @@ class Learner(Forecaster):
         return tuple(np.tile(counts, (len(past) + 1 - start, 1)) for counts in self.counts)
 
 
-@pytest.mark.parametrize("refit", [None, 1, 7, 40, 1000])
+@pytest.mark.parametrize("refit", [None, 1, 7, 1000])
 def test_learning_anew_by_brute_force(refit):
     whites, powerballs = balls(PLANTED)
     expected = []
-    for t in range(200, 260):
+    for t in range(200, 225):
         learned = 200 + (t - 200) // refit * refit if refit else 200
         said = Learner().fit(PLANTED[:learned]).forecast()
         expected.append(said.skill(whites[t:t + 1], powerballs[t:t + 1]).total[0])
-    np.testing.assert_allclose(backtest(Learner, PLANTED, 200, refit).runs["learner"].walked.total, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(backtest(Learner, PLANTED[:225], 200, refit).runs["learner"].walked.total, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("warm", [False, True])
-def test_a_network_trained_again_cold_and_warm(warm):
-    draws, blocks = simulate(n=160, seed=4, powerball_weights={4: 30}), [(110, 130), (130, 150), (150, 160)]
-    net, expected = NetForecaster(config=TINY, warm=warm), []
-    for start, end in blocks:       # cold is the same whichever object it is
-        expected += walk(net, draws[:end], start).skill(*(x[start:end] for x in balls(draws))).total.tolist()
-    asked = NetForecaster(config=TINY, warm=warm)
-    found = backtest([asked], draws, 110, refit=20).runs["PowerballNet"]
-    np.testing.assert_allclose(found.walked.total, expected, rtol=0, atol=1e-4)      # float32, in other batches
-    assert asked.net is None and asked.era is None      # what was given is left as it was
-    assert found.walked.powerball[20:].mean() > 0.05
+def test_a_network_trained_again_cold_and_warm():
+    draws, blocks, scores = simulate(n=140, seed=4, powerball_weights={4: 60}), [(100, 120), (120, 140)], {}
+    for warm in (False, True):
+        config = replace(TINY, epochs=6, learning_rate=0.01)
+        net, expected = NetForecaster(config=config, warm=warm), []
+        for start, end in blocks:       # cold is the same whichever object it is
+            expected += walk(net, draws[:end], start).skill(*(x[start:end] for x in balls(draws))).total.tolist()
+        asked = NetForecaster(config=config, warm=warm)
+        found = backtest([asked], draws, 100, refit=20).runs["PowerballNet"]
+        np.testing.assert_allclose(found.walked.total, expected, rtol=0, atol=1e-4)      # float32, in other batches
+        assert asked.net is None and asked.era is None      # what was given is left as it was
+        scores[warm] = found.walked.total
+    assert (scores[False][:20] == scores[True][:20]).all() and not (scores[False][20:] == scores[True][20:]).any()
 
 
 # Who knows too much
@@ -244,7 +256,6 @@ class PeekingBlend(BlendOf):
         from helios.scoring import Forecast
         (whites, powerballs), (white, powerball) = self.parts(past), self.weights(past)
         assert len(_outcomes(past)[0]) == len(past)
-        import torch
         parts = tuple(Forecast(torch.from_numpy(a[start:]), torch.from_numpy(b[start:]), past.era.picked)
                       for (_, a), (_, b) in zip(whites.values(), powerballs.values(), strict=True))
         return Mixture(parts, torch.from_numpy(white[start:].copy()), torch.from_numpy(powerball[start:].copy()))
@@ -379,13 +390,12 @@ def histories(seeds, n):
 
 def test_honest_forecasters_are_never_refused():
     """All of Helios on fair and biased draws."""
-    for draws in histories(range(8), 200):
+    for draws in histories(range(4), 200):
         for name in FAST:
             assert refused(FORECASTERS[name](), draws) is None, name
-    for draws in histories(range(2), 150):
+    for draws in histories(range(2), 110):
         assert refused(FORECASTERS["mixture"](), draws) is None
-        assert refused(NetForecaster(config=TINY), draws, learn=[100, 130]) is None
-        assert refused(NetForecaster(config=TINY, warm=True), draws, learn=[100, 130]) is None
+        assert refused(NetForecaster(config=TINY, warm=True), draws, learn=[80, 100], start=80) is None
 
 
 def stranger(cls):
@@ -394,14 +404,14 @@ def stranger(cls):
 
 
 def test_honest_strangers_are_not_refused():
-    """By Ville's inequality an honest one is refused with a chance of at most 2 in 10,000; here in 0 of 320 walks.
+    """By Ville's inequality an honest one is refused with a chance of at most 2 in 10,000; here in 0 of 160 walks.
 
     Beliefs that stand fast (birthdays) are left out: one that happens to be right about a biased drum is refused, see below.
     """
     counted = [stranger(FORECASTERS[name]) for name in FAST if name != "birthdays"] + [Learner()]
-    told = [said for draws in histories(range(16), 200) for one in counted if (said := refused(one, draws))]
+    told = [said for draws in histories(range(8), 200) for one in counted if (said := refused(one, draws))]
     assert told == []
-    for draws in histories(range(4), 200):
+    for draws in histories(range(2), 200):
         assert refused(BlendOf(Uniform(), Frequency(), Steps(), Birthdays()), draws) is None
         assert refused(Learner(), draws, learn=[100, 150]) is None
 
@@ -415,7 +425,7 @@ def test_a_belief_that_is_right_about_a_biased_drum():
 
 
 def test_one_that_has_learned_already_is_not_taken():
-    fitted = NetForecaster(config=TINY, warm=True).fit(FAIR[:200])
+    fitted = NetForecaster(config=replace(TINY, epochs=1), warm=True).fit(FAIR[:50])
     with pytest.raises(BacktestError, match="PowerballNet has learned already, perhaps from the draws"):
         backtest([fitted], FAIR, 100)
     once = Frequency().fit(FAIR)            # nothing of it is learned
@@ -513,15 +523,15 @@ def test_the_verdict():
 
 
 def test_fair_draws_raise_no_alarm():
-    """100 fair histories, five forecasters each: an alarm in at most 5 of 100 is promised, none is seen. With exactly 5% this
+    """100 fair histories, four forecasters each: an alarm in at most 5 of 100 is promised, none is seen. With exactly 5% this
     test, which takes 11 or fewer, would fail with a chance of 0.4%."""
-    asked = ["frequency", "recency", "steps", "markov", "repeats"]
+    asked = ["frequency", "steps", "markov", "repeats"]
     alarms, largest = 0, []
     for seed in range(100):
         found = backtest(asked, simulate(n=90, seed=1000 + seed), 30)
         alarms += any(run.has_evidence for run in found.runs.values())
         largest.append(max(run.record.process.final for run in found.runs.values() if not run.baseline))
-    print(f"\n{alarms} alarms in 100 fair histories; the largest E of five is {max(largest):.3g}, in the mean {np.mean(largest):.3g}")
+    print(f"\n{alarms} alarms in 100 fair histories; the largest E of four is {max(largest):.3g}, in the mean {np.mean(largest):.3g}")
     assert alarms <= 11 and np.mean(largest) < 5
 
 
@@ -608,7 +618,7 @@ def test_what_was_stopped_goes_on(tmp_path):
             assert getattr(found.runs[name].walked, array).tolist() == getattr(run.walked, array).tolist()
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-50], lambda b: b[:len(b) // 2] + b"\0" + b[len(b) // 2 + 1:], lambda b: b"", lambda b: b"not a walk"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-50], lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:], lambda b: b"", lambda b: b"not a walk"])
 def test_a_damaged_walk_is_walked_again(tmp_path, damage):
     first = backtest("hot", FAIR, 100, folder=tmp_path)
     for file in tmp_path.glob("*.npz"):
@@ -711,13 +721,13 @@ def equal(one: Backtest, other: Backtest):
 
 
 def asked():
-    return [*PLAIN, "sevens", NetForecaster(config=TINY), BlendOf(Hot(), Steps()), Learner()]
+    return [*PLAIN, "sevens", NetForecaster(config=replace(TINY, epochs=1)), BlendOf(Hot(), Steps()), Learner()]
 
 
 def test_two_workers_say_the_same_to_the_bit(pool, mine):
     mine.write_text(MINE.replace("LIKED", "0.05"))
-    here, calls = backtest(asked(), PLANTED, 200, refit=30), []
-    there = backtest(asked(), PLANTED, 200, refit=30, executor=pool, on_progress=progress(calls))
+    here, calls = backtest(asked(), PLANTED[:150], 100, refit=30), []
+    there = backtest(asked(), PLANTED[:150], 100, refit=30, executor=pool, on_progress=progress(calls))
     equal(here, there)
     assert calls[0] == (0, calls[0][1]) and calls[-1] == (calls[0][1],) * 2 and len(calls) == calls[0][1] + 1
     mine.write_text(MINE.replace("LIKED", "0.5"))       # a worker that has read the file reads it again
@@ -728,10 +738,10 @@ def test_two_workers_say_the_same_to_the_bit(pool, mine):
 def test_dask_says_the_same_to_the_bit(mine, tmp_path):
     pytest.importorskip("distributed")
     mine.write_text(MINE.replace("LIKED", "0.05"))
-    here = backtest(asked(), PLANTED, 200, refit=30)
+    here = backtest(asked(), PLANTED[:150], 100, refit=30)
     (tmp_path / "dask").mkdir()
     with cluster(tmp_path / "dask") as (address, _, _):
-        equal(here, backtest(asked(), PLANTED, 200, refit=30, executor=address))
+        equal(here, backtest(asked(), PLANTED[:150], 100, refit=30, executor=address))
 
 
 def test_a_worker_without_the_file_says_so(mine, pool):
