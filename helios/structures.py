@@ -113,7 +113,9 @@ def _shift(past: _Past) -> np.ndarray:
     middle, enough = _median(_log_odds(came) - base, chances > 0)
     if not past.alone: return np.broadcast_to(middle, came.shape)     # several balls a label: none stands out of its own
     light = 1 / (1 + np.exp(-(base + middle)))
-    return np.where(enough, middle + (came - light) / (came * (1 - came)).sum(axis=1, keepdims=True), 0.0)
+    total, spread = (x.sum(axis=1, keepdims=True) for x in (came, came * (1 - came)))
+    rest = total - came + light
+    return np.where(enough, middle + np.log(total / rest) * rest / (spread - came * (1 - came) + light * (1 - light)), 0.0)
 
 # %% ../nbs/07_structures.ipynb #e48dbe72
 def _slab(hits: np.ndarray, chances: np.ndarray, p: np.ndarray, prior: WeightPrior) -> tuple[np.ndarray, np.ndarray]:
