@@ -454,6 +454,24 @@ def test_everything_tried_is_counted():
     assert lost is None or not lost.runs["steps"].has_evidence
 
 
+def test_ones_own_counts_anew_when_it_is_altered():
+    """Twenty versions under one name are twenty that were tried."""
+    class Ball(Forecaster):
+        name = "ball"
+        def __init__(self, ball):
+            super().__init__()
+            self.ball = ball
+
+        def predict(self, past): return np.zeros(past.era.whites), 1e-3 * (np.arange(1, 27) == self.ball)
+
+    one, same, other = (backtest([Ball(ball)], FAIR, 200) for ball in (3, 3, 4))
+    assert one.tried == same.tried != other.tried and one.tried[0].startswith("ball ") and len(one.tried[0]) == 13
+    after = backtest([Ball(5)], FAIR, 200, tried_before=[*one.tried, *other.tried])
+    assert len(after.tried) == 3 and after.runs["ball"].tried_as in after.tried
+    blend = backtest([BlendOf(Hot(), Ball(3)), "hot"], FAIR, 200)
+    assert blend.runs["blend"].tried_as.startswith("blend ") and blend.runs["hot"].tried_as == "hot"
+
+
 def test_p_is_one_over_e():
     run = backtest("steps", PLANTED, 100).runs["steps"]
     assert run.record.process.final == pytest.approx(np.exp(run.walked.total.sum())) and run.p == pytest.approx(min(1, np.exp(-run.walked.total.sum())))
