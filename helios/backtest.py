@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK_S', 'BacktestError', 'Run', 'Backtest', 'settings_of', 'dealt_out', 'run_chunks', 'backtest']
 
-# %% ../nbs/33_backtest.ipynb #41180ded
+# %% ../nbs/33_backtest.ipynb #bd9f1f17
+import inspect
 import json
 import pickle
 import sys
@@ -33,7 +34,7 @@ from .track_record import Play, TrackRecord, ticket_prize
 from .trained_model import draws_fingerprint
 from .walks import Walked, inside, joined, walk_block
 
-# %% ../nbs/33_backtest.ipynb #d5fa09aa
+# %% ../nbs/33_backtest.ipynb #15b61f37
 class BacktestError(ValueError):
     "A backtest that cannot be run as asked; the message says why."
 
@@ -48,6 +49,7 @@ class Run:
     calibration: Calibration     # of the whites' probabilities
     p: float                     # 1 / E, at most 1
     p_holm: float                # the same, corrected for everything tried
+    tried_as: str                # the name under which it counts as tried
 
     @property
     def has_evidence(self) -> bool: return not self.baseline and self.p_holm <= self.record.alpha
@@ -141,7 +143,7 @@ def lines(self: Backtest) -> list[str]:
     return [first, head, *rows, f"skill: nats a draw above uniform; chance: {keys['hits_expected']:.3f} hits of {self.ranking[0].record.game.picked} whites, "
             f"payback {keys['payback_expected']:.0%} without the jackpot{chance} (prizes too rare to be met carry the mean)", f"Verdict    {self.verdict}"]
 
-# %% ../nbs/33_backtest.ipynb #43e140a2
+# %% ../nbs/33_backtest.ipynb #d5cea345
 @lru_cache
 def _code() -> str:
     "A digest of the package's source: results of other code are no results of this one."
@@ -155,14 +157,26 @@ def settings_of(forecaster: Forecaster) -> list[dict] | None:    # of it and of 
 
 def _settings(forecaster: Forecaster) -> dict | None:
     cls, module = type(forecaster), type(forecaster).__module__
-    holds = {name: value for name, value in vars(forecaster).items() if name not in ("game", "era", "past")}
-    if not (module.startswith("helios.") or module == _OWN_MODULE): return None
+    if not (module.startswith("helios.") or module == _OWN_MODULE) or (holds := _holds(forecaster)) is None: return None
+    return {"name": forecaster.name, "class": f"{module}.{cls.__qualname__}", "settings": holds, "game": forecaster.game.name,
+            "source": repr(getattr(sys.modules.get(module), "stamp", ""))}
+
+def _holds(forecaster: Forecaster) -> dict | str | None:
+    "Its settings, or a digest of its attributes; None for what cannot be told."
+    if type(forecaster).settings is not Forecaster.settings: return forecaster.settings()
     try:
-        said = sha256(pickle.dumps(holds)).hexdigest() if cls.settings is Forecaster.settings else forecaster.settings()
+        return sha256(pickle.dumps({k: v for k, v in vars(forecaster).items() if k not in ("game", "era", "past")})).hexdigest()
     except (pickle.PicklingError, AttributeError, TypeError):
         return None
-    return {"name": forecaster.name, "class": f"{module}.{cls.__qualname__}", "settings": said, "game": forecaster.game.name,
-            "source": repr(getattr(sys.modules.get(module), "stamp", ""))}
+
+def _tried_as(forecaster: Forecaster) -> str:
+    "Its name, and for one that does not come with Helios a digest of its code and numbers."
+    def source(cls: type) -> str:
+        try: return inspect.getsource(cls)
+        except (OSError, TypeError): return ""
+    strangers = [one for one in (forecaster, *inside(forecaster)) if not type(one).__module__.startswith("helios.")]
+    said = repr([(source(type(one)), _holds(one)) for one in strangers])
+    return f"{forecaster.name} {sha256(said.encode()).hexdigest()[:8]}" if strangers else forecaster.name
 
 @dataclass(frozen=True)
 class _Chunk:
@@ -286,17 +300,18 @@ def _instances(asked: Iterable[str | type | Forecaster] | str | type | Forecaste
     if twice := {name for name in names if names.count(name) > 1}: raise BacktestError(f"{min(twice)} is there twice; give each a name of its own")
     return dict(zip(names, made, strict=True))
 
-# %% ../nbs/33_backtest.ipynb #753f298c
+# %% ../nbs/33_backtest.ipynb #8d03ed90
 def _judged(walks: dict[str, Walked], named: dict[str, Forecaster], past: Past, start: int, refit: int | None, data: dict,
             before: tuple[str, ...], alpha: float, game: Game) -> Backtest:
     "All walks judged together."
     records = {name: TrackRecord(_plays(walked, past, start, game), game, alpha) for name, walked in walks.items()}
     p = {name: min(1.0, 1 / record.process.final) if record.process.final else 1.0 for name, record in records.items()}
-    claims = {name: p[name] for name, one in named.items() if not one.baseline}
-    tried = tuple(sorted({*claims, *before} - {name for name, one in named.items() if one.baseline}))
+    claims, counts_as = {name: p[name] for name, one in named.items() if not one.baseline}, {name: _tried_as(one) for name, one in named.items()}
+    baselines = {name for name, one in named.items() if one.baseline}
+    tried = tuple(sorted({*(counts_as[name] for name in claims), *before} - baselines))
     holm, drawn = _holm(claims, len(tried)), drawn_matrix(past.whites[start:], past.era.whites)
     runs = {name: Run(name, named[name].about, named[name].baseline, walked, records[name], calibration(walked.inclusion, drawn), p[name],
-                      holm.get(name, 1.0)) for name, walked in walks.items()}
+                      holm.get(name, 1.0), counts_as[name]) for name, walked in walks.items()}
     return Backtest(runs, past.days[start:len(past)], start, refit, data, tried, alpha)
 
 def _work(chunks: dict[str, list[_Chunk]], past: Past, executor: str | Executor | None, folder: Path | None,

@@ -15,7 +15,7 @@ import click
 
 from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
 
-# %% ../nbs/59_backtest_commands.ipynb #310d37e3
+# %% ../nbs/59_backtest_commands.ipynb #8830359a
 EVENT = "backtest_run"
 ALL = "all"             # of --forecaster: those that train too
 
@@ -31,7 +31,7 @@ def note_backtest(store: Any, found: Any) -> None:
         if run.baseline: continue
         keys = run.as_dict()
         store.store_enhanced_journal_entry(run.name, found.data["sha256"][:16], EVENT, {
-            "sha256": found.data["sha256"], "tried": [run.name], "n": len(found), "start": found.start, "simulated": found.data["simulated"],
+            "sha256": found.data["sha256"], "tried": [run.tried_as], "n": len(found), "start": found.start, "simulated": found.data["simulated"],
             **{key: keys[key] for key in ("skill_nats", "ci95", "e_value", "p_holm")}, "of": len(found.tried), "evidence": run.has_evidence},
             success_metric=keys["skill_nats"])
 

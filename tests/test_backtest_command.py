@@ -181,6 +181,9 @@ class Broken(Forecaster, name="broken"):
             status, out, err = run(name, "--data", "fair.csv")
             assert status == 2 and not out and len(errors(err)) == 1 and said in errors(err)[0]
         assert [e["model_name"] for e in journal(home)] == ["sevens"]
+        (home / OWN).write_text((home / OWN).read_text().replace("0.1", "0.2"))
+        found = json.loads(run("sevens", "--data", "fair.csv", "--json", "-")[1])
+        assert found["tried"] == 2 and all(name.startswith("sevens ") for name in found["tried_names"])      # another one under the same name
         (home / OWN).write_text("1 / 0")
         status, _, err = run("hot", "--data", "fair.csv")
         assert status == 2 and "ZeroDivisionError" in errors(err)[0]
