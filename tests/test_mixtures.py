@@ -27,12 +27,22 @@ def weights(seed: int, count: int) -> list[float]:
     return np.random.default_rng(seed).dirichlet(np.ones(count)).tolist()
 
 
+def weights_per_draw(seed: int, n: int, count: int) -> torch.Tensor:
+    """Weights that change from draw to draw, some of them 0."""
+    rows = np.random.default_rng(seed).dirichlet(np.ones(count), n)
+    if count > 1:
+        rows[0] = np.eye(count)[seed % count]
+    return torch.from_numpy(rows / rows.sum(axis=1, keepdims=True))
+
+
 def brute(mixed: Mixture, draw: int) -> dict[tuple, float]:
     """Probability of every ticket by the definition."""
     whites, powerballs = mixed.balls
     sets = [*combinations(range(whites), mixed.picked)]
     by_set, by_ball = dict.fromkeys(sets, 0.0), np.zeros(powerballs)
-    for part, w, v in zip(mixed.parts, mixed.white_weights, mixed.powerball_weights, strict=True):
+    def of_draw(given):     # one a part, or a row for each draw
+        return given[draw].tolist() if isinstance(given, torch.Tensor) and given.dim() == 2 else given
+    for part, w, v in zip(mixed.parts, of_draw(mixed.white_weights), of_draw(mixed.powerball_weights), strict=True):
         scores = np.exp([part.white_logits[draw].numpy()[list(s)].sum() for s in sets])
         for s, p in zip(sets, scores / scores.sum(), strict=True):
             by_set[s] += w * p
@@ -45,14 +55,22 @@ def brute(mixed: Mixture, draw: int) -> dict[tuple, float]:
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 4), whites=st.integers(4, 12), picked=st.integers(1, 4),
        powerballs=st.integers(1, 6), spread=st.sampled_from([0.01, 1.0, 8.0]))
 def test_everything_agrees_with_enumeration(seed, count, whites, picked, powerballs, spread):
-    mixed = mixture(forecasts(seed, count, 2, whites, powerballs, picked, spread), weights(seed, count), weights(seed + 1, count))
+    parts = forecasts(seed, count, 2, whites, powerballs, picked, spread)
+    check_against_enumeration(mixture(parts, weights(seed, count), weights(seed + 1, count)))
+    check_against_enumeration(Mixture(tuple(parts), weights_per_draw(seed, 2, count), weights_per_draw(seed + 1, 2, count)))
+
+
+def check_against_enumeration(mixed: Mixture):
+    whites, powerballs, picked = *mixed.balls, mixed.picked
     tickets = brute(mixed, 1)
     assert sum(tickets.values()) == pytest.approx(1, abs=1e-9)
     (set_drawn, ball), p = max(tickets.items(), key=lambda item: (item[1], item[0]))
     skill = mixed.skill(np.array([set_drawn] * 2), np.array([ball] * 2))
     assert skill.total[1] == pytest.approx(log(p * comb(whites, picked) * powerballs), abs=1e-9)
+    assert mixed.log_prob(np.array([set_drawn] * 2), np.array([ball] * 2))[1] == pytest.approx(log(p), abs=1e-9)
     inclusion = [sum(p for (s, _), p in tickets.items() if b in s) for b in range(1, whites + 1)]
     assert mixed.white_inclusion[1].numpy() == pytest.approx(np.array(inclusion), abs=1e-9)
+    assert mixed.inclusion()[0][1] == pytest.approx(np.array(inclusion), abs=1e-9)
     of_ball = [sum(p for (_, q), p in tickets.items() if q == b) for b in range(1, powerballs + 1)]
     assert mixed.powerball_probs[1].numpy() == pytest.approx(np.array(of_ball), abs=1e-9)
     by_set = {s: sum(tickets[s, b] for b in range(1, powerballs + 1)) for s, _ in tickets}
@@ -152,6 +170,53 @@ def test_json_brings_everything_back_and_refuses_the_rest():
             Mixture.from_json(text)
 
 
+def test_weights_of_each_draw_survive_json_to_the_bit():
+    parts = forecasts(2, 3, 4, 8, 4, 3, 1.0)
+    mixed = Mixture(tuple(parts), weights_per_draw(1, 4, 3), weights_per_draw(2, 4, 3))
+    back = Mixture.from_json(mixed.to_json())
+    assert torch.equal(back.white_weights, mixed.white_weights) and torch.equal(back.powerball_weights, mixed.powerball_weights)
+    assert all(torch.equal(a.white_logits, b.white_logits) for a, b in zip(mixed.parts, back.parts, strict=True))
+    half = Mixture(tuple(parts), (0.5, 0.25, 0.25), weights_per_draw(2, 4, 3))                 # the one way for whites, the other for powerballs
+    back = Mixture.from_json(half.to_json())
+    assert back.white_weights == half.white_weights and torch.equal(back.powerball_weights, half.powerball_weights)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), slice(0, 1), slice(None, None, 2), slice(-1, None)])
+@pytest.mark.parametrize("per_draw", [False, True])
+def test_some_of_the_draws(rows, per_draw):
+    parts = forecasts(3, 3, 5, 7, 4, 2, 1.0)
+    mixed = Mixture(tuple(parts), *(weights_per_draw(i, 5, 3) for i in (1, 2))) if per_draw else mixture(parts, [1, 2, 3], [3, 1, 1])
+    part = mixed[rows]
+    at = list(range(5))[rows]
+    assert len(part) == len(at) and part.picked == 2 and part.balls == (7, 4)
+    for name in ("white_inclusion", "powerball_probs", "white_logits", "powerball_logits", "powerball_entropy", "white_entropy_bounds"):
+        torch.testing.assert_close(getattr(part, name), getattr(mixed, name)[rows], rtol=0, atol=1e-12)
+    whites, powerballs = np.tile([2, 5], (5, 1)), np.array([1, 2, 3, 4, 1])
+    assert part.log_prob(whites[rows], powerballs[rows]) == pytest.approx(mixed.log_prob(whites, powerballs)[rows], abs=1e-12)
+    for i, draw in enumerate(at):
+        assert part.top_tickets(4, draw=i) == mixed.top_tickets(4, draw=draw)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda w: w[:3], "give 3 numbers from 0 to 1 that sum to 1, for all draws or for each"), (lambda w: w[:, :2], "give 3 numbers"),
+    (lambda w: w * 0.9, "sum to 1"), (lambda w: w + torch.tensor([1.5, -1.5, 0.0]), "from 0 to 1"),
+    (lambda w: w * float("nan"), "white_weights"), (lambda w: w[None], "white_weights"), (lambda w: w.T, "white_weights")])
+def test_weights_of_each_draw_that_are_none(change, said):
+    with pytest.raises(MixtureError, match=said):
+        Mixture(tuple(forecasts(1, 3, 4, 8, 4, 3, 1.0)), change(weights_per_draw(1, 4, 3)), (1.0, 0.0, 0.0))
+
+
+def test_a_weight_of_its_own_for_each_draw_is_that_draw_s_mixture():
+    """As many mixtures as there are draws, one at a time, say the same."""
+    parts, white, powerball = forecasts(6, 4, 6, 9, 5, 3, 1.0), weights_per_draw(3, 6, 4), weights_per_draw(4, 6, 4)
+    together = Mixture(tuple(parts), white, powerball)
+    for t in range(6):
+        alone = mixture([part[t:t + 1] for part in parts], white[t].tolist(), powerball[t].tolist())
+        for a, b in zip(together[t:t + 1].inclusion(), alone.inclusion(), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+        assert [(x.whites, x.powerball) for x in together.top_tickets(5, draw=t)] == [(x.whites, x.powerball) for x in alone.top_tickets(5)]
+
+
 def test_fair_draws_leave_the_weights_at_uniform():
     """Noise forecasts of fair draws: a part's true expected skill is negative, so uniform wins nearly always."""
     kept = 0
@@ -176,14 +241,16 @@ def test_weights_find_the_part_that_knows():
     assert found[1] > 0.7 and rest == 0 and sum(found) == pytest.approx(1)
 
 
-def test_samples_have_the_mixtures_law():
-    mixed = mixture(forecasts(8, 3, 2, 6, 3, 2, 1.5), [1, 2, 3], [3, 0, 1])
+@pytest.mark.parametrize("per_draw", [False, True])
+def test_samples_have_the_mixtures_law(per_draw):
+    parts = forecasts(8, 3, 2, 6, 3, 2, 1.5)
+    mixed = Mixture(tuple(parts), *(weights_per_draw(i, 2, 3) for i in (5, 6))) if per_draw else mixture(parts, [1, 2, 3], [3, 0, 1])
     n = 20_000
     sets, chosen = mixed.sample(n, torch.Generator().manual_seed(3))
     assert sets.shape == (n, 2, 2) and chosen.shape == (n, 2) and bool((sets[..., 0] < sets[..., 1]).all())
-    tickets = brute(mixed, 1)
-    seen = {}
-    for s, b in zip(sets[:, 1].tolist(), chosen[:, 1].tolist(), strict=True):
-        seen[tuple(s), b] = seen.get((tuple(s), b), 0) + 1
-    for ticket, p in tickets.items():     # 45 shares, 5 standard errors each: a false alarm in 39,000
-        assert abs(seen.get(ticket, 0) / n - p) <= 5 * (p * (1 - p) / n) ** 0.5 + 1e-12
+    for draw in (0, 1):
+        tickets, seen = brute(mixed, draw), {}
+        for s, b in zip(sets[:, draw].tolist(), chosen[:, draw].tolist(), strict=True):
+            seen[tuple(s), b] = seen.get((tuple(s), b), 0) + 1
+        for ticket, p in tickets.items():     # 90 shares, 5 standard errors each: a false alarm in 19,000
+            assert abs(seen.get(ticket, 0) / n - p) <= 5 * (p * (1 - p) / n) ** 0.5 + 1e-12

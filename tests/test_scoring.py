@@ -168,6 +168,91 @@ def test_expected_exp_skill_is_1_under_uniform(whites, powerballs, picked, scale
     assert fsum(np.exp(skill.powerball)) / n == pytest.approx(1, abs=1e-11)
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_log_prob_is_that_of_the_ticket(scale):
+    forecast, whites, powerballs = game(5, 7, 4, 3, 2, scale)
+    found = forecast.log_prob(whites, powerballs)
+    for t in range(5):
+        p = set_probs(forecast.white_logits[t], 3)[tuple(whites[t].tolist())] * ball_probs(forecast.powerball_logits[t])[int(powerballs[t])]
+        assert found[t] == pytest.approx(log(p), abs=1e-9)
+    base = forecast.skill(whites, powerballs).total - log(comb(7, 3)) - log(4)
+    np.testing.assert_allclose(found, base, atol=1e-12)
+    for wrong in ((whites[:4], powerballs[:4]), (whites + 5, powerballs), (whites, powerballs * 0)):
+        with pytest.raises(ScoreError):
+            forecast.log_prob(*wrong)
+
+
+def test_inclusion_of_both_drums():
+    forecast, _, _ = game(3, 7, 4, 3, 5)
+    white, powerball = forecast.inclusion()
+    assert isinstance(white, np.ndarray) and isinstance(powerball, np.ndarray)
+    for t in range(3):
+        by_set = set_probs(forecast.white_logits[t], 3)
+        assert white[t] == pytest.approx([sum(p for s, p in by_set.items() if ball in s) for ball in range(1, 8)], abs=1e-9)
+        assert powerball[t] == pytest.approx([ball_probs(forecast.powerball_logits[t])[ball] for ball in range(1, 5)], abs=1e-9)
+
+
+def test_samples_have_the_forecasts_law():
+    """Every ticket of two draws: 5 standard errors each, a false alarm in 19,000 sets of seeds."""
+    forecast, _, _ = game(2, 6, 3, 2, 7)
+    n = 20_000
+    sets, powerballs = forecast.sample(n, torch.Generator().manual_seed(1))
+    assert sets.shape == (n, 2, 2) and powerballs.shape == (n, 2) and bool((sets[..., 0] < sets[..., 1]).all())
+    again = forecast.sample(n, torch.Generator().manual_seed(1))
+    assert torch.equal(again[0], sets) and torch.equal(again[1], powerballs)
+    for t in range(2):
+        seen = {}
+        for s, b in zip(map(tuple, sets[:, t].tolist()), powerballs[:, t].tolist(), strict=True):
+            seen[s, b] = seen.get((s, b), 0) + 1
+        tickets = {(s, b): p * q for s, p in set_probs(forecast.white_logits[t], 2).items() for b, q in ball_probs(forecast.powerball_logits[t]).items()}
+        assert set(seen) <= set(tickets)
+        assert all(abs(seen.get(ticket, 0) / n - p) <= 5 * sqrt(p * (1 - p) / n) for ticket, p in tickets.items())
+
+
+# JSON and rows
+
+numbers_of_all_sizes = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 5e-324, 1e308, 0.1, 1 / 3]))
+
+
+@quick
+@given(st.lists(st.lists(numbers_of_all_sizes, min_size=5, max_size=5), min_size=1, max_size=4), st.sampled_from([torch.float64, torch.float32]))
+def test_json_brings_a_forecast_back_to_the_last_bit(rows, kind):
+    white = torch.tensor(rows, dtype=torch.float64).clamp(-3e38, 3e38).to(kind) if kind == torch.float32 else torch.tensor(rows, dtype=kind)
+    forecast = Forecast(white, white[:, :3], 2)
+    text = forecast.to_json()
+    back = Forecast.from_json(text)
+    assert back.white_logits.dtype == torch.float64 and back.picked == 2 and back.to_json() == text
+    for name in ("white_logits", "powerball_logits"):
+        one, other = getattr(forecast, name).double().numpy(), getattr(back, name).numpy()
+        assert one.tobytes() == other.tobytes()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+GOOD = game(2, 6, 3, 2, 7)[0].to_json()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "7", GOOD[:-3], GOOD.replace('"format": 1', '"format": 2'), GOOD.replace("white_logits", "whites"),
+                                  GOOD.replace("[[", "[", 1).replace("]]", "]", 1), GOOD.replace("[[", "[[NaN, ", 1), GOOD.replace("[[", '[["a", ', 1),
+                                  GOOD.replace("[[", "[[1e999, ", 1)])
+def test_what_is_no_forecast(text):
+    with pytest.raises(ScoreError):
+        Forecast.from_json(text)
+
+
+def test_a_later_format_is_said_to_be_one():
+    with pytest.raises(ScoreError, match="format 2 of a forecast; this Helios reads 1, update it"):
+        Forecast.from_json(GOOD.replace('"format": 1', '"format": 2'))
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), slice(0, 0), slice(None, None, 2), slice(-2, None), slice(None), slice(3, 99)])
+def test_some_of_the_forecasts(rows):
+    forecast, whites, powerballs = game(5, 7, 4, 3, 2)
+    part = forecast[rows]
+    assert len(part) == len(range(5)[rows]) and part.picked == 3
+    assert torch.equal(part.white_logits, forecast.white_logits[rows]) and torch.equal(part.powerball_logits, forecast.powerball_logits[rows])
+    np.testing.assert_allclose(part.skill(whites[rows], powerballs[rows]).total, forecast.skill(whites, powerballs).total[rows], atol=1e-12)
+
+
 def test_uniform_has_no_skill():
     _, whites, powerballs = game()
     assert np.abs(flat(4).skill(whites, powerballs).total).max() < 1e-13

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from helios.draws import Bias, DrawError, balls, era_draws, simulate, simulate_balls
-from helios.game import DrawDays, Era, Game
+from helios.drum import weighted_sets
+from helios.game import POWERBALL, DrawDays, Era, Game
+from helios.mixtures import Mixture, mixture
 from helios.scoring import Forecast
-from helios.truth import Truth, TruthError, expected_skill, truth
+from helios.truth import SAMPLES, Truth, TruthError, expected_skill, truth
 
 START = date(2001, 1, 1)                                   # a Monday
 ERA = Era(START, 5, 4, 2)
@@ -122,11 +124,28 @@ def test_fair_history_and_short_ones():
             assert_law(truth(bias, ERA, *drawn), laws_by_hand(bias, ERA, *drawn), ERA)
 
 
+@pytest.mark.parametrize("bias", KINDS.values(), ids=KINDS)
+def test_weights_in_the_drum_by_hand(bias):
+    """Those of the whites before each draw: planted ones, times those of a ball that has just come."""
+    whites, powerballs = history(bias)
+    law = truth(bias, ERA, whites, powerballs)
+    for t in range(40):
+        weight = [float(bias.white_weights.get(ball, 1)) for ball in range(1, 6)]
+        for ball in whites[t - 1].tolist() if t else ():
+            weight[ball - 1] *= bias.repeat if isinstance(bias.repeat, float | int) else bias.repeat.get(ball, 1)
+        np.testing.assert_allclose(law.white_weights[t], weight, rtol=1e-12)
+    since = replace(bias, since=START + timedelta(20))
+    days = [START + timedelta(t) for t in range(40)]
+    later = truth(since, ERA, whites, powerballs, days)
+    assert (later.white_weights[:20] == 1).all() and later[20:].white_weights.shape == (20, 5)
+
+
 def test_rows_of_a_law():
     drawn = history(KINDS["everything"])
     law = truth(KINDS["everything"], ERA, *drawn)
     part = law[10:30]
     assert len(part) == 20 and len(part.skill.white) == len(part.white_inclusion) == 20
+    assert (part.white_weights == law.white_weights[10:30]).all()
     assert (part.powerball_probs == law.powerball_probs[10:30]).all() and (part.skill.total == law.skill.total[10:30]).all()
 
 
@@ -265,6 +284,82 @@ def test_expected_skill_equals_enumeration(bias):
         white, total = expected_by_hand(forecast, t, sets, powerball)
         assert expected.white[t] == pytest.approx(white, abs=1e-10)
         assert expected.total[t] == pytest.approx(total, abs=1e-10)
+
+
+def random_mixture(n, seed, scale=1.5, era=ERA, per_draw=True):
+    """Three random forecasts, whose weights change from draw to draw."""
+    parts, rng = tuple(random_forecast(n, seed + i, scale, era) for i in range(3)), np.random.default_rng(seed)
+    if not per_draw:
+        return mixture(list(parts), [1, 2, 3], [3, 2, 1])
+    return Mixture(parts, *(torch.from_numpy(rng.dirichlet(np.ones(3), n)) for _ in range(2)))
+
+
+def mixture_by_hand(mixed: Mixture, t: int, sets: dict, powerball: list) -> tuple[float, float, float]:
+    """Mean and spread of the whites' score over every set, and the mean of the powerball's."""
+    one = mixed[t:t + 1]
+    scores = np.array([one.skill(np.array([s]), np.array([1])).white[0] for s in sets])
+    p = np.array([*sets.values()])
+    flat = np.array([log_prob_of(mixed.white_logits[t].numpy(), s) for s in sets])
+    gap = scores - flat                                        # what is estimated by samples; the rest is exact
+    of_ball = [one.skill(np.array([[1, 2]]), np.array([b])).powerball[0] for b in range(1, len(powerball) + 1)]
+    return float(p @ scores), float(np.sqrt(max(p @ gap ** 2 - (p @ gap) ** 2, 0.0))), float(np.dot(powerball, of_ball))
+
+
+def log_prob_of(logits, chosen) -> float:
+    weight = {s: sum(logits[b - 1] for b in s) for s in combinations(range(1, len(logits) + 1), len(chosen))}
+    return weight[chosen] - np.logaddexp.reduce([*weight.values()])
+
+
+@pytest.mark.parametrize("bias", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("per_draw", [False, True])
+def test_expected_skill_of_a_mixture_against_enumeration(bias, per_draw):
+    """The powerball exactly; the whites by samples from the law, within 4 standard errors of their mean over the draws (by
+    enumeration: a fresh seed fails once in 16,000) and 6 for any single draw."""
+    n = 20
+    drawn = history(bias, n)
+    mixed = random_mixture(n, 2, per_draw=per_draw)
+    expected = expected_skill(mixed, truth(bias, ERA, *drawn))
+    by_hand = [mixture_by_hand(mixed, t, sets, powerball) for t, (sets, powerball) in enumerate(laws_by_hand(bias, ERA, *drawn))]
+    white, spread, powerball = map(np.array, zip(*by_hand, strict=True))
+    np.testing.assert_allclose(expected.powerball, powerball, atol=1e-10)
+    error = spread / np.sqrt(SAMPLES)
+    assert (np.abs(expected.white - white) <= 6 * error + 1e-9).all()
+    assert abs((expected.white - white).mean()) <= 4 * np.sqrt((error ** 2).sum()) / n + 1e-9
+
+
+def test_expected_skill_of_a_mixture_of_equals():
+    """That of the one: exactly for powerballs and for uniform, up to the samples for whites."""
+    bias = KINDS["everything"]
+    drawn = history(bias, 30)
+    law, part = truth(bias, ERA, *drawn), random_forecast(30, 4)
+    alone, mixed = expected_skill(part, law), expected_skill(mixture([part, part, part], [1, 2, 3]), law)
+    assert abs((mixed.white - alone.white).mean()) < 0.05 < np.abs(alone.white).mean()
+    np.testing.assert_allclose(mixed.powerball, alone.powerball, atol=1e-12)
+    uniform = expected_skill(mixture([Forecast.uniform(ERA, 30)] * 2), law)
+    np.testing.assert_allclose(uniform.total, 0, atol=1e-9)
+
+
+def test_expected_skill_of_a_mixture_in_powerball():
+    """Against many more draws from the law than it takes itself, within 4 standard errors of both."""
+    era, bias, n, many = POWERBALL.eras[-1], Bias({3: 4.0, 17: 4.0}, repeat=3.0), 8, 4000
+    drawn = simulate_balls(n, era, np.random.default_rng(1), bias)
+    law = truth(bias, era, *drawn)
+    mixed = random_mixture(n, 9, 0.7, era)
+    expected = expected_skill(mixed, law).white
+    for t in range(n):
+        sets = weighted_sets(np.random.default_rng(t), many, law.white_weights[t], era.picked)
+        repeated = Mixture(tuple(Forecast(p.white_logits[[t] * many], p.powerball_logits[[t] * many]) for p in mixed.parts),
+                           mixed.white_weights[[t] * many], mixed.powerball_weights[[t] * many])
+        scores = repeated.skill(sets, np.ones(many, int)).white
+        assert abs(scores.mean() - expected[t]) < 4 * scores.std() * np.sqrt(1 / many + 1 / SAMPLES)
+
+
+def test_no_mixture_beats_the_truth_by_more_than_chance():
+    bias = KINDS["everything"]
+    drawn = history(bias, 400, seed=8)
+    law = truth(bias, ERA, *drawn)
+    expected = expected_skill(random_mixture(400, 5), law)
+    assert (expected.powerball <= law.skill.powerball + 1e-10).all() and expected.white.mean() < law.skill.white.mean()
 
 
 @settings(max_examples=60, deadline=None)
