@@ -227,8 +227,8 @@ def _sent(group: list[_Chunk]) -> tuple[bytes, tuple[str, str] | None]:
                             "or leave the executor out") from e
     if _OWN_MODULE.encode() not in sent: return sent, None
     path, stamp = Path(sys.modules[_OWN_MODULE].__file__), sys.modules[_OWN_MODULE].stamp
-    if not path.is_file() or stamp != (str(path), path.stat().st_mtime_ns): raise BacktestError(f"{path} has changed since it was read; start again")
-    return sent, (str(path), sha256(path.read_bytes()).hexdigest())
+    if not path.is_file() or stamp != (str(path), sha256(path.read_bytes()).hexdigest()): raise BacktestError(f"{path} has changed since it was read; start again")
+    return sent, stamp
 
 def run_chunks(
     sent: bytes,                    # pickled chunks

@@ -7,14 +7,13 @@ __all__ = ['SHARE', 'Parts', 'Labels', 'SLIP', 'LAGS', 'NEXT', 'STEPS', 'AFTER',
            'fixed_share', 'Blend', 'BlendOf', 'white_structures', 'powerball_structures', 'StructureMixture']
 
 # %% ../nbs/09_blends.ipynb #8f335d1e
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
-from .forecasting import Forecaster, Past
+from .forecasting import Forecaster, ForecasterError, Past
 from .game import POWERBALL, Game
 from .labels import echo_labels, gap_labels, given_labels, groups, lagged, months, own_labels, slip_groups, step_labels, weekdays
 from .mixtures import Mixture
@@ -31,13 +30,13 @@ def fixed_share(
     share: float = SHARE,      # 0 to 1; 0 is plain Bayesian averaging
 ) -> np.ndarray:               # (n + 1, m) weights before each draw, rows sum to 1
     "Weights of forecasters, each from the draws before."
-    gain = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights = np.empty((len(scores) + 1, len(prior)))
-    weights[0] = prior
-    for t, factor in enumerate(gain):
-        after = weights[t] * factor
-        weights[t + 1] = (1 - share) * after / after.sum() + share * prior
-    return weights
+    with np.errstate(divide="ignore"): kept, flow, weight = np.log1p(-share), np.log(share * prior), np.log(prior)
+    rows = [weight]
+    for nats in scores:
+        after = weight + nats
+        weight = np.logaddexp(kept + after - np.logaddexp.reduce(after), flow)
+        rows.append(weight)
+    return np.exp(rows)
 
 # %% ../nbs/09_blends.ipynb #7f60d612
 Parts = dict[str, tuple[float, np.ndarray]]    # name -> prior weight, any scale, and logits (n + 1, balls) of draws 0 to n
@@ -46,9 +45,12 @@ class Blend(Forecaster):
     "A Bayesian mixture with fixed share."
     share = SHARE
 
-    @abstractmethod
     def parts(self, past: Past) -> tuple[Parts, Parts]:
         "Parts for the whites and for the powerball; every draw's logits from the draws before it."
+        raise ForecasterError(f"{self.name} has no parts; write the method `parts`")
+
+    def logits(self, past: Past, start: int) -> tuple[np.ndarray, np.ndarray]:
+        raise ForecasterError(f"{self.name} forecasts mixtures, and no logits say what a mixture says; a blend takes its parts, not it")
 
     def weights(self, past: Past) -> tuple[np.ndarray, np.ndarray]:   # (n + 1, parts) of whites, of powerball
         "How much each part is believed before each draw."
@@ -59,8 +61,8 @@ class Blend(Forecaster):
         outcomes = _outcomes(past)
         whites, powerballs = self.parts(past)
         white, powerball = (_weights(parts, sets, self.share)[start:] for parts, sets in zip((whites, powerballs), outcomes, strict=True))
-        pooled = sum(w[:, None] * torch.from_numpy(logits[start:]).softmax(-1)
-                     for w, (_, logits) in zip(torch.from_numpy(powerball.T.copy()), powerballs.values(), strict=True)).log()
+        said = [torch.from_numpy(logits[start:]).log_softmax(-1) for _, logits in powerballs.values()]
+        pooled = torch.stack(said, -1).add_(torch.from_numpy(powerball.copy()).log()[:, None]).logsumexp(-1)
         parts = tuple(Forecast(torch.from_numpy(logits[start:]), pooled, past.era.picked) for _, logits in whites.values())
         shares = torch.from_numpy(white.copy())
         return Mixture(parts, shares, shares)
@@ -82,6 +84,7 @@ class BlendOf(Blend):
 
     def __init__(self, *experts: Forecaster, game: Game = POWERBALL, first: int = 64):
         super().__init__(game)
+        if not experts or first < 1: raise ForecasterError(f"a blend of {len(experts)} forecasters that first learns after {first} draws; give one or more of each")
         self.experts, self.first_learning = experts, first      # draws before the first learning
 
     def settings(self) -> dict: return {"first": self.first_learning, "experts": [[one.name, one.settings()] for one in self.experts]}

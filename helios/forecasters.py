@@ -8,10 +8,11 @@ __all__ = ['OWN', 'NetForecaster', 'load_own', 'forecaster_named', 'FORECASTERS'
            'Cold', 'Overdue', 'Birthdays', 'BlendOf', 'StructureMixture']
 
 # %% ../nbs/32_forecasters.ipynb #3ca3c81a
-import importlib.util
 import sys
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -41,22 +42,25 @@ class NetForecaster(Forecaster, name="PowerballNet"):
 
     def __init__(self, game: Game = POWERBALL, config: TrainingConfig | None = None, warm: bool = False):
         super().__init__(game)
-        self.config, self.warm, self.net = replace(config or PRESETS["quick"], test_split=0.0), warm, None
+        self.config, self.warm, self.net, self.learned = replace(config or PRESETS["quick"], test_split=0.0), warm, None, None
 
     def settings(self) -> dict: return asdict(self.config) | {"warm": self.warm}
 
     def learn(self, past: Past) -> None:
+        before, self.net = self.net if self.warm and _begins(self.learned, past) else None, None
+        if not len(past): return
         windows, config = self._windows(past), self.config
         if len(windows) < 12: raise ForecasterError(f"{len(past)} draws give {len(windows)} windows of {config.sequence_length}; PowerballNet needs 12 to learn from")
         at, n = torch.arange(len(windows)), len(windows) - max(1, round(len(windows) * config.validation_split))
         split = Split(at[:n], at[n:], at[:0])
-        era, before = past.era, self.net
+        era = past.era
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = PowerballNet(**net_shape(era.whites, era.powerballs, era.picked, config.sequence_length, config.hidden,
                                                 config.layers, config.heads, config.dropout))
-            if self.warm and before is not None: self.net.load_state_dict(before.state_dict())
+            if before is not None: self.net.load_state_dict(before.state_dict())
             fit(self.net, windows, split, config)
+        self.learned = past
         _, self.shrink = validation_skill(net_forecast(self.net, windows, split.validation)[0], *outcomes(windows, split.validation))
 
     def _windows(self, past: Past) -> Windows:
@@ -72,30 +76,42 @@ class NetForecaster(Forecaster, name="PowerballNet"):
         out[0][first - start:], out[1][first - start:] = made.white_logits.double().numpy(), made.powerball_logits.double().numpy()
         return out
 
+def _begins(earlier: Past | None, past: Past) -> bool:
+    "Whether `past` begins with the draws of `earlier`."
+    if earlier is None or earlier.era != past.era or len(earlier) > len(past): return False
+    first = past.until(len(earlier))
+    return all(np.array_equal(one, other) for one, other in ((first.whites, earlier.whites), (first.powerballs, earlier.powerballs)))
+
 # %% ../nbs/32_forecasters.ipynb #10a86934
 OWN, _OWN_MODULE = "forecasters.py", "helios_own_forecasters"
+
+def _forget_own() -> None:
+    "Take out what a file of the user's has entered."
+    for name in [name for name, cls in FORECASTERS.items() if cls.__module__ == _OWN_MODULE]: del FORECASTERS[name]
+    sys.modules.pop(_OWN_MODULE, None)
 
 def load_own(
     home: Path | None = None,    # None: `HELIOS_HOME`
 ) -> Path | None:                # the file that was read, None where there is none
     "Read the user's own forecasters; `ForecasterError` for a file that does not run."
-    path = Path(home or helios_home()) / OWN
-    if not path.is_file(): return None
-    loaded = sys.modules.get(_OWN_MODULE)
-    stamp = (str(path), path.stat().st_mtime_ns)
-    if getattr(loaded, "stamp", None) == stamp: return path
-    for name in [name for name, cls in FORECASTERS.items() if cls.__module__ == _OWN_MODULE]: del FORECASTERS[name]
-    spec = importlib.util.spec_from_file_location(_OWN_MODULE, path)
-    module = importlib.util.module_from_spec(spec)
+    path, loaded = Path(home or helios_home()) / OWN, sys.modules.get(_OWN_MODULE)
+    if not path.is_file(): return _forget_own()
     try:
-        spec.loader.exec_module(module)
-    except Exception as e:      # whatever the user's own code raises
+        source = path.read_bytes()
+        stamp = (str(path), sha256(source).hexdigest())
+        if getattr(loaded, "stamp", None) == stamp: return path
+        _forget_own()
+        module = ModuleType(_OWN_MODULE)
+        module.__file__, module.stamp, sys.modules[_OWN_MODULE] = str(path), stamp, module
+        exec(compile(source, str(path), "exec"), vars(module))
+    except (Exception, SystemExit) as e:      # whatever the user's own code raises
+        _forget_own()
         raise ForecasterError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}; mend it or move it away") from e
-    module.stamp, sys.modules[_OWN_MODULE] = stamp, module
     return path
 
 def forecaster_named(name: str, game: Game = POWERBALL) -> Forecaster:
     "A new forecaster of this name; `ForecasterError` lists the names there are."
     load_own()
     if name not in FORECASTERS: raise ForecasterError(f"no forecaster {name!r}; there are {', '.join(FORECASTERS)}")
-    return FORECASTERS[name](game)
+    try: return FORECASTERS[name](game)
+    except TypeError as e: raise ForecasterError(f"{name} cannot be made: {e}; its __init__ has to take a game") from e

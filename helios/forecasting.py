@@ -49,9 +49,12 @@ class Past:
         return replace(self, whites=self.whites[:t], powerballs=self.powerballs[:t], days=self.days[:t + 1])
 
 def past_of(draws: pd.DataFrame, game: Game = POWERBALL) -> Past:
-    "The last era of a history."
+    "The last era of a history; `ForecasterError` unless each draw has a later day than the one before."
     current = era_draws(draws)
     day = current.draw_date.to_numpy().astype("datetime64[D]")
+    if not (day[1:] > day[:-1]).all():
+        at = int(np.argmin(day[1:] > day[:-1]))
+        raise ForecasterError(f"a draw of {day[at + 1]} after one of {day[at]}; give them in order of time, one a day")
     following = np.datetime64(game.next_draw(current.draw_date.iloc[-1].date()))
     return Past(game.era_named(current.era.iloc[0]), *balls(current), np.append(day, following))
 
@@ -97,8 +100,11 @@ class Forecaster:
         return tuple(np.array([row[head] for row in rows], dtype=float) for head in (0, 1))
 
     def forecasts(self, past: Past, start: int) -> Forecast:
-        "The same as distributions; a mixture gives a `Mixture`."
-        return Forecast(*map(torch.from_numpy, self.logits(past, start)), past.era.picked)
+        "The same as distributions; a mixture gives a `Mixture`. `ForecasterError` for logits of other shapes."
+        made, n = [np.asarray(logits, dtype=float) for logits in self.logits(past, start)], len(past) + 1 - start
+        shapes, wanted = [logits.shape for logits in made], [(n, past.era.whites), (n, past.era.powerballs)]
+        if shapes != wanted: raise ForecasterError(f"{self.name} made logits of shapes {shapes}; for whites and powerballs give {wanted}")
+        return Forecast(*map(torch.from_numpy, made), past.era.picked)
 
 # %% ../nbs/07_forecasting.ipynb #4ad0527f
 @patch
@@ -139,14 +145,19 @@ def _checked(draw: Mapping | pd.Series, game: Game, past: Past) -> tuple[np.ndar
     missing = [name for name in ("draw_date", *columns) if name not in draw]
     if missing: raise ForecasterError(f"the draw has no {missing[0]}; give a row of a table of draws")
     try:
-        day, numbers = np.datetime64(draw["draw_date"], "D"), np.array([draw[name] for name in columns], np.int64)
+        day, given = np.datetime64(draw["draw_date"], "D"), np.array([draw[name] for name in columns], float)
     except (TypeError, ValueError) as e:
         raise ForecasterError(f"no draw: {e}; give a date and whole numbers") from e
+    if np.isnat(day) or not (given == given.round()).all():
+        raise ForecasterError(f"no draw: {given.tolist()} on {day}; give a date and whole numbers")
+    numbers = given.astype(np.int64)
     whites, powerball = np.sort(numbers[:-1]), int(numbers[-1])
     if len({*whites.tolist()} & {*range(1, era.whites + 1)}) != era.picked or not 1 <= powerball <= era.powerballs:
         raise ForecasterError(f"whites {whites.tolist()} and powerball {powerball} are no draw of {era.name}; give {era.picked} "
                               f"different whites from 1 to {era.whites} and a powerball from 1 to {era.powerballs}")
     if len(past) and day <= past.days[-2]: raise ForecasterError(f"a draw of {day} after one of {past.days[-2]}; give them in order of time")
+    other = game.era(day.item()).name
+    if other != era.name: raise ForecasterError(f"a draw of {day} belongs to {other}, not to {era.name}; fit anew on a history that ends there")
     return whites, powerball, day
 
 # %% ../nbs/07_forecasting.ipynb #694412f5

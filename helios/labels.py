@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAPS', 'LabelError', 'own_labels', 'groups', 'slip_groups', 'gap_labels', 'lagged', 'step_labels', 'echo_labels',
-           'given_labels', 'weekdays', 'months']
+           'first_given', 'given_labels', 'weekdays', 'months']
 
 # %% ../nbs/06_labels.ipynb #3507fa8d
 import numpy as np
@@ -81,12 +81,16 @@ def echo_labels(
     return out
 
 # %% ../nbs/06_labels.ipynb #05b4b919
+def first_given(balls: int) -> int:
+    "The first label that stands for a state and a ball; labels that need no state are smaller."
+    return max(balls, len(GAPS))
+
 def given_labels(
     state: np.ndarray,   # (n + 1,) int from 0, -1 for none
     balls: int,
 ) -> np.ndarray:         # (n + 1, balls)
-    "A label for each state and ball."
-    return np.where(state[:, None] < 0, -1, state[:, None] * balls + np.arange(balls))
+    "A label for each state and ball, from `first_given` on."
+    return np.where(state[:, None] < 0, -1, first_given(balls) + state[:, None] * balls + np.arange(balls))
 
 def weekdays(days: np.ndarray) -> np.ndarray:    # (n + 1,) datetime64 -> 0 (Monday) to 6
     "Weekday of each draw."

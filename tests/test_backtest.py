@@ -75,7 +75,7 @@ def refused(forecaster, draws=FAIR, start=100, learn=None):
     """How a walk is refused, or None."""
     try:
         walk_block(forecaster, past_of(draws), learn or [start], len(draws))
-    except WalkError as e:
+    except (WalkError, ForecasterError) as e:
         assert "\n" not in str(e) and forecaster.name in str(e)
         return str(e)
 
@@ -363,12 +363,12 @@ class Odd(Forecaster):
 
 
 @pytest.mark.parametrize("how, said", [
-    ("luck", "asked twice, it forecasts draw .* differently; seed its random numbers"), ("all rows", "gives 261 forecasts for draws 100 to 260; give 161"),
-    ("no next", "gives 160 forecasts for draws 100 to 260; give 161"), ("balls", "over 50 whites and 26 powerballs; there are 69 and 26"),
+    ("luck", "asked twice, it forecasts draw .* differently; seed its random numbers"), ("all rows", r"odd made logits of shapes .*261, 69.*; .*give .*161, 69"),
+    ("no next", r"odd made logits of shapes .*160.*; .*give .*161"), ("balls", r"odd made logits of shapes .*161, 50.*; .*give .*161, 69"),
     ("nan", "odd fails at draws 100 to 260: ScoreError: logits hold NaN"), ("error", r"odd fails at draws 100 to 260: KeyError: 'what\\nnow'; mend it"),
     ("file", "odd fails to be copied .*no open files")])
 def test_what_is_wrong_with_a_stranger_is_one_line(how, said):
-    with pytest.raises(WalkError, match=said) as caught:
+    with pytest.raises((WalkError, ForecasterError), match=said) as caught:
         backtest([Odd(how)], FAIR, 100)
     assert "\n" not in str(caught.value)
 

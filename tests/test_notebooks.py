@@ -1,7 +1,9 @@
 """The cells of every exporting notebook run, as nbdev_test runs them; the 9x notebooks run in a real kernel (nbmake)."""
 
 import configparser
+import json
 import os
+import queue
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +16,28 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPORTING = sorted((ROOT / "nbs").glob("[0-8]*.ipynb"))
 
 
-def nbdev_test(notebook: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = Path(sys.executable).with_name("nbdev_test")
-    return subprocess.run([command, "--path", notebook, "--n_workers", "0", *flags], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+class Runner:
+    """A process that runs notebooks one after another, each in a fork of its own."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([sys.executable, Path(__file__).with_name("notebook_runner.py")], cwd=ROOT, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+    def __call__(self, notebook: Path, *flags: str) -> tuple[int, str]:
+        self.process.stdin.write(json.dumps([str(notebook), flags]) + "\n")
+        self.process.stdin.flush()
+        return tuple(json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def runner():
+    one = Runner()
+    yield one
+    one.close()
 
 
 def cells(notebook: Path) -> list:
@@ -28,32 +48,45 @@ def cells(notebook: Path) -> list:
 def runs(request):
     """The runs of the notebooks that this session asks for, two at a time."""
     chosen = [item.callspec.params["notebook"] for item in request.session.items if getattr(item, "originalname", "") == "test_cells_run"]
+    idle = queue.Queue()
+    for one in (runners := [Runner() for _ in range(min(2, len(chosen)))]):
+        idle.put(one)
+
+    def run(notebook: Path) -> tuple[int, str]:
+        one = idle.get()
+        try:
+            return one(notebook)
+        finally:
+            idle.put(one)
+
     with ThreadPoolExecutor(2) as pool:
-        futures = {notebook: pool.submit(nbdev_test, notebook) for notebook in chosen}
+        futures = {notebook: pool.submit(run, notebook) for notebook in chosen}
         yield futures
         for future in futures.values():
             future.cancel()
+    for one in runners:
+        one.close()
 
 
 @pytest.mark.parametrize("notebook", EXPORTING, ids=lambda path: path.stem)
 def test_cells_run(notebook, runs):
-    done = runs[notebook].result()
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    code, output = runs[notebook].result()
+    assert code == 0, output[-6000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", [nb for nb in EXPORTING if "#| slow" in nb.read_text(encoding="utf-8")],
                          ids=lambda path: path.stem)
-def test_slow_cells_run(notebook):
-    done = nbdev_test(notebook, "--flags", "slow")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def test_slow_cells_run(notebook, runner):
+    code, output = runner(notebook, "slow")
+    assert code == 0, output[-6000:]
 
 
-def test_a_failing_cell_fails(tmp_path):
+def test_a_failing_cell_fails(tmp_path, runner):
     """The check above can fail: a notebook whose one assertion is false does."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
-    assert nbdev_test(tmp_path / "wrong.ipynb").returncode != 0
+    assert runner(tmp_path / "wrong.ipynb")[0] != 0
 
 
 @pytest.mark.parametrize("notebook", EXPORTING, ids=lambda path: path.stem)
