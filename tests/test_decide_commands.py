@@ -118,6 +118,7 @@ def test_an_afternoon_that_is_rehearsed_leaves_nothing(draws, home):
     assert not (home / DATABASE).exists()
 
 
+@pytest.mark.slow
 def test_the_mode_runs_until_another_command_stops_it(draws, home):
     """One process works, is killed and works again; a second one says stop, and the first ends by itself."""
     said(decide, "autonomous", "start", "--budget", 100, "--per-hour", 1000)
