@@ -171,7 +171,7 @@ def ev(jackpot_cash: float, tickets_sold: float | None, winners: float | None, c
 
 # %% ../nbs/57_study_commands.ipynb #31787e18
 @click.command()
-@click.option("--quick", is_flag=True, help="One length and few seeds: a minute or two on two cores. Without it, an hour or more.")
+@click.option("--quick", is_flag=True, help="One length and few seeds: a few minutes on two cores. Without it, an hour or more.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes, one thread each.")
 @json_option
 def selftest(quick: bool, jobs: int, json_file: str | None) -> None:
