@@ -32,7 +32,9 @@ _HOME_OF = {
     "analytics": ["CrossModelAnalytics"],
     "ledger": ["Ledger"],
     "metacognition": ["MetacognitiveEngine"],
-    "decisions": ["DecisionEngine"],
+    "autonomy": ["DecisionEngine"],
+    "challengers": ["DecisionError"],
+    "goals": ["Goals"],
     "pipeline": ["run"],
     "report": ["report_html"],
 }

@@ -5,33 +5,36 @@
 # %% auto #0
 __all__ = ['CHUNK_S', 'BacktestError', 'Run', 'Backtest', 'settings_of', 'dealt_out', 'run_chunks', 'backtest']
 
-# %% ../nbs/33_backtest.ipynb #7f332b51
-import hashlib
+# %% ../nbs/33_backtest.ipynb #bd9f1f17
+import inspect
 import json
+import pickle
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from fastcore.basics import patch
 
 import helios
 from .executor import get_executor
-from .forecasters import FORECASTERS, Forecaster, Past, forecaster_named, past_of
+from .forecasters import _OWN_MODULE, FORECASTERS, Forecaster, Past, forecaster_named, load_own, past_of
 from .game import POWERBALL, Game
 from .places import write_atomic
 from .scoring import Calibration, calibration, drawn_matrix, mean_interval
 from .track_record import Play, TrackRecord, ticket_prize
 from .trained_model import draws_fingerprint
-from .walks import Walked, joined, walk_block
+from .walks import Walked, inside, joined, walk_block
 
-# %% ../nbs/33_backtest.ipynb #d5fa09aa
+# %% ../nbs/33_backtest.ipynb #15b61f37
 class BacktestError(ValueError):
     "A backtest that cannot be run as asked; the message says why."
 
@@ -46,6 +49,7 @@ class Run:
     calibration: Calibration     # of the whites' probabilities
     p: float                     # 1 / E, at most 1
     p_holm: float                # the same, corrected for everything tried
+    tried_as: str                # the name under which it counts as tried
 
     @property
     def has_evidence(self) -> bool: return not self.baseline and self.p_holm <= self.record.alpha
@@ -139,19 +143,40 @@ def lines(self: Backtest) -> list[str]:
     return [first, head, *rows, f"skill: nats a draw above uniform; chance: {keys['hits_expected']:.3f} hits of {self.ranking[0].record.game.picked} whites, "
             f"payback {keys['payback_expected']:.0%} without the jackpot{chance} (prizes too rare to be met carry the mean)", f"Verdict    {self.verdict}"]
 
-# %% ../nbs/33_backtest.ipynb #294c4e46
+# %% ../nbs/33_backtest.ipynb #d5cea345
 @lru_cache
 def _code() -> str:
     "A digest of the package's source: results of other code are no results of this one."
     files = sorted(Path(helios.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return sha256(b"".join(file.read_bytes() for file in files) + f"{np.__version__} {torch.__version__}".encode()).hexdigest()
 
-def settings_of(forecaster: Forecaster) -> dict:
+def settings_of(forecaster: Forecaster) -> list[dict] | None:    # of it and of all inside it; None where it cannot be told
     "What decides a forecaster's forecasts beside the draws."
-    cls = type(forecaster)
-    module = sys.modules.get(cls.__module__)
-    source = getattr(module, "stamp", None) or ("" if cls.__module__.startswith("helios.") else repr(getattr(module, "__file__", "")))
-    return {"name": forecaster.name, "class": f"{cls.__module__}.{cls.__qualname__}", "settings": forecaster.settings(), "source": repr(source), "game": forecaster.game.name}
+    said = [_settings(one) for one in (forecaster, *inside(forecaster))]
+    return None if None in said else said
+
+def _settings(forecaster: Forecaster) -> dict | None:
+    cls, module = type(forecaster), type(forecaster).__module__
+    if not (module.startswith("helios.") or module == _OWN_MODULE) or (holds := _holds(forecaster)) is None: return None
+    return {"name": forecaster.name, "class": f"{module}.{cls.__qualname__}", "settings": holds, "game": forecaster.game.name,
+            "source": repr(getattr(sys.modules.get(module), "stamp", ""))}
+
+def _holds(forecaster: Forecaster) -> dict | str | None:
+    "Its settings, or a digest of its attributes; None for what cannot be told."
+    if type(forecaster).settings is not Forecaster.settings: return forecaster.settings()
+    try:
+        return sha256(pickle.dumps({k: v for k, v in vars(forecaster).items() if k not in ("game", "era", "past")})).hexdigest()
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+
+def _tried_as(forecaster: Forecaster) -> str:
+    "Its name, and for one that does not come with Helios a digest of its code and numbers."
+    def source(cls: type) -> str:
+        try: return inspect.getsource(cls)
+        except (OSError, TypeError): return ""
+    strangers = [one for one in (forecaster, *inside(forecaster)) if not type(one).__module__.startswith("helios.")]
+    said = repr([(source(type(one)), _holds(one)) for one in strangers])
+    return f"{forecaster.name} {sha256(said.encode()).hexdigest()[:8]}" if strangers else forecaster.name
 
 @dataclass(frozen=True)
 class _Chunk:
@@ -160,11 +185,12 @@ class _Chunk:
     learn: list[int]
     stop: int
 
-    def key(self, past: Past) -> str:
-        "What decides the result, as a file name."
-        drawn = hashlib.sha256(past.whites[:self.stop].tobytes() + past.powerballs[:self.stop].tobytes() + past.days[:self.stop + 1].astype(str).tobytes())
-        said = [_code(), drawn.hexdigest(), settings_of(self.forecaster), self.learn, self.stop]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32] + ".npz"
+    def key(self, past: Past) -> str | None:
+        "What decides the result, as a file name; None where that cannot be told."
+        if (settings := settings_of(self.forecaster)) is None: return None
+        drawn = sha256(past.whites[:self.stop].tobytes() + past.powerballs[:self.stop].tobytes() + past.days[:self.stop + 1].astype(str).tobytes())
+        said = [_code(), drawn.hexdigest(), settings, self.learn, self.stop]
+        return sha256(json.dumps(said).encode()).hexdigest()[:32] + ".npz"
 
 def _chunks(forecaster: Forecaster, n: int, start: int, refit: int | None) -> list[_Chunk]:
     learns = type(forecaster).learn is not Forecaster.learn
@@ -172,14 +198,14 @@ def _chunks(forecaster: Forecaster, n: int, start: int, refit: int | None) -> li
     if not getattr(forecaster, "trains", False) or getattr(forecaster, "warm", False): return [_Chunk(forecaster, blocks, n)]
     return [_Chunk(forecaster, [a], b) for a, b in zip(blocks, [*blocks[1:], n], strict=True)]
 
-# %% ../nbs/33_backtest.ipynb #c2fd4e94
+# %% ../nbs/33_backtest.ipynb #2ba2acae
 CHUNK_S = 0.5
+_SECONDS = {"mixture": 3.5, "recency": 0.3, "frequency": 0.12}    # of 1,400 draws on one core of an AMD EPYC; the others that count take less
 
 def _guess_s(chunk: _Chunk, n: int) -> float:
     "Seconds that a chunk may take; a stranger is given a chunk of its own."
-    known = {"mixture": 4.0, "recency": 0.5, "frequency": 0.3}
-    ours = type(chunk.forecaster).__module__.startswith("helios.")
-    return (known.get(chunk.forecaster.name, 0.1 if ours and not getattr(chunk.forecaster, "trains", False) else CHUNK_S * 1400 / n)) * n / 1400
+    ours = type(chunk.forecaster).__module__.startswith("helios.") and not getattr(chunk.forecaster, "trains", False)
+    return _SECONDS.get(chunk.forecaster.name, 0.02) * n / 1400 if ours else CHUNK_S
 
 def dealt_out(chunks: list[_Chunk], n: int) -> list[list[_Chunk]]:
     "Chunks in groups of at least `CHUNK_S`, as far as there are enough."
@@ -190,11 +216,40 @@ def dealt_out(chunks: list[_Chunk], n: int) -> list[list[_Chunk]]:
     if open_: groups = [*groups[:-1], groups[-1] + open_] if groups else [open_]
     return groups
 
-def run_chunks(chunks: list[_Chunk], past: Past) -> list[Walked]:
-    "The walks of some chunks; runs in any process."
-    return [walk_block(chunk.forecaster, past, chunk.learn, chunk.stop) for chunk in chunks]
+# %% ../nbs/33_backtest.ipynb #7d81ce96
+def _sent(group: list[_Chunk]) -> tuple[bytes, tuple[str, str] | None]:
+    "Chunks as bytes, and where the user's own forecasters stand, if they are among them, with a digest; `BacktestError` for what cannot be sent."
+    names = ", ".join(dict.fromkeys(chunk.forecaster.name for chunk in group))
+    try:
+        sent = pickle.dumps(group)
+    except Exception as e:     # pickle fails with whatever the object's own code raises
+        raise BacktestError(f"{names} cannot be sent to a worker ({e}); put the class into a module, such as forecasters.py in the home folder, "
+                            "or leave the executor out") from e
+    if _OWN_MODULE.encode() not in sent: return sent, None
+    path, stamp = Path(sys.modules[_OWN_MODULE].__file__), sys.modules[_OWN_MODULE].stamp
+    if not path.is_file() or stamp != (str(path), sha256(path.read_bytes()).hexdigest()): raise BacktestError(f"{path} has changed since it was read; start again")
+    return sent, stamp
 
-# %% ../nbs/33_backtest.ipynb #2f4a6c67
+def run_chunks(
+    sent: bytes,                    # pickled chunks
+    past: Past,
+    own: tuple[str, str] | None,    # path and digest of the user's own forecasters; None where they are not needed
+) -> list[Walked]:
+    "The walks of some chunks in a worker; `BacktestError` for a class that is not there."
+    if own:
+        places = (Path(own[0]).parent, None)
+        if not any((path := load_own(home)) and sha256(path.read_bytes()).hexdigest() == own[1] for home in places):
+            raise BacktestError(f"a worker has another {Path(own[0]).name}, or none; copy {own[0]} to its HELIOS_HOME, or leave the executor out")
+    try:
+        chunks = pickle.loads(sent)
+    except (AttributeError, ImportError) as e:
+        raise BacktestError(f"a worker cannot find a forecaster's class ({e}); put it into a module that workers can import, such as forecasters.py "
+                            "in the home folder, or leave the executor out") from e
+    return [_walk(chunk, past) for chunk in chunks]
+
+def _walk(chunk: _Chunk, past: Past) -> Walked: return walk_block(chunk.forecaster, past, chunk.learn, chunk.stop)
+
+# %% ../nbs/33_backtest.ipynb #31b33eb9
 def backtest(
     forecasters: Iterable[str | type | Forecaster] | None = None,   # names, classes or objects; None: all that need no training
     draws: pd.DataFrame | None = None,                  # a history; its last era is used
@@ -207,65 +262,83 @@ def backtest(
     tried_before: Iterable[str] = (),                   # forecasters tried on these draws in earlier backtests
     game: Game = POWERBALL,
 ) -> Backtest:
-    "Walk forward with each forecaster and judge them together; `BacktestError` for a start that is none, `WalkError` for a forecaster that knows too much."
+    "Walk forward with each forecaster and judge them together; `BacktestError` for what cannot be run, `WalkError` for a forecaster that knows too much."
     if draws is None: raise BacktestError("no draws to walk through; give a history")
     past, named = past_of(draws, game), _instances(forecasters, game)
-    n = len(past)
-    last = max(named.values(), key=lambda one: one.first(past))
-    start = max(n // 4, min(100, n // 2), last.first(past)) if start is None else start
-    if start < last.first(past): raise BacktestError(f"{last.name} has seen the draws before {last.first(past)}; start there or later")
-    if not 0 < start < n: raise BacktestError(f"cannot start at draw {start} of {n}; give 1 to {n - 1}" if last.first(past) < n else
-                                              f"{last.name} has seen all {n} draws; give later ones, or the history that it was trained on")
-    if refit is not None and refit < 1: raise BacktestError(f"refit is {refit}; give a number of draws, or None to learn once")
-    chunks = {name: _chunks(forecaster, n, start, refit) for name, forecaster in named.items()}
+    start = _start(start, named, past)
+    if refit is not None and not (isinstance(refit, int) and refit > 0): raise BacktestError(f"refit is {refit}; give a number of draws, or None to learn once")
+    if not 0 < alpha < 1: raise BacktestError(f"alpha is {alpha}; give a level between 0 and 1, such as 0.05")
+    chunks = {name: _chunks(forecaster, len(past), start, refit) for name, forecaster in named.items()}
     done = _work(chunks, past, executor, Path(folder) if folder else None, on_progress)
     walks = {name: joined([done[id(chunk)] for chunk in parts]) for name, parts in chunks.items()}
     return _judged(walks, named, past, start, refit, draws_fingerprint(draws), tuple(tried_before), alpha, game)
 
-def _instances(asked: Iterable[str | type | Forecaster] | None, game: Game) -> dict[str, Forecaster]:
+def _start(start: int | None, named: dict[str, Forecaster], past: Past) -> int:
+    "The draw to forecast first."
+    n, last = len(past), max(named.values(), key=lambda one: one.first(past))
+    seen = last.first(past)
+    if n < 2: raise BacktestError(f"there is {n} draw of {past.era.name}; two or more are needed, one to learn from and one to forecast")
+    if seen >= n: raise BacktestError(f"{last.name} has seen all {n} draws; give later ones, or the history that it was trained on")
+    if start is None: return max(n // 4, min(100, n // 2), seen)
+    if not isinstance(start, (int, np.integer)) or not 0 < start < n: raise BacktestError(f"cannot start at draw {start} of {n}; give {seen} to {n - 1}")
+    if start < seen: raise BacktestError(f"{last.name} has seen the draws before {seen}; start there or later")
+    return int(start)
+
+def _instances(asked: Iterable[str | type | Forecaster] | str | type | Forecaster | None, game: Game) -> dict[str, Forecaster]:
     "Forecasters by name, the baseline always among them."
     if asked is None:
-        forecaster_named("uniform", game)      # which reads the user's own
+        load_own()
         asked = [cls for cls in FORECASTERS.values() if not getattr(cls, "trains", False)]
+    if isinstance(asked, (str, type, Forecaster)): asked = [asked]
     made = [forecaster_named(a, game) if isinstance(a, str) else a(game) if isinstance(a, type) else a for a in asked]
-    if not any(one.baseline for one in made): made.append(forecaster_named("uniform", game))
+    if not any(getattr(one, "baseline", False) for one in made): made.append(forecaster_named("uniform", game))
+    for one in made:
+        if not isinstance(one, Forecaster): raise BacktestError(f"{one!r} is no forecaster; give names, subclasses of Forecaster or objects of them")
+        if one.era is not None and type(one).learn is not Forecaster.learn:
+            raise BacktestError(f"{one.name} has learned already, perhaps from the draws that it would forecast; give a new one")
     names = [one.name for one in made]
     if twice := {name for name in names if names.count(name) > 1}: raise BacktestError(f"{min(twice)} is there twice; give each a name of its own")
     return dict(zip(names, made, strict=True))
 
-# %% ../nbs/33_backtest.ipynb #8e53752e
+# %% ../nbs/33_backtest.ipynb #8d03ed90
 def _judged(walks: dict[str, Walked], named: dict[str, Forecaster], past: Past, start: int, refit: int | None, data: dict,
             before: tuple[str, ...], alpha: float, game: Game) -> Backtest:
     "All walks judged together."
     records = {name: TrackRecord(_plays(walked, past, start, game), game, alpha) for name, walked in walks.items()}
     p = {name: min(1.0, 1 / record.process.final) if record.process.final else 1.0 for name, record in records.items()}
-    claims = {name: p[name] for name, one in named.items() if not one.baseline}
-    tried = tuple(sorted({*claims, *before} - {name for name, one in named.items() if one.baseline}))
+    claims, counts_as = {name: p[name] for name, one in named.items() if not one.baseline}, {name: _tried_as(one) for name, one in named.items()}
+    baselines = {name for name, one in named.items() if one.baseline}
+    tried = tuple(sorted({*(counts_as[name] for name in claims), *before} - baselines))
     holm, drawn = _holm(claims, len(tried)), drawn_matrix(past.whites[start:], past.era.whites)
     runs = {name: Run(name, named[name].about, named[name].baseline, walked, records[name], calibration(walked.inclusion, drawn), p[name],
-                      holm.get(name, 1.0)) for name, walked in walks.items()}
+                      holm.get(name, 1.0), counts_as[name]) for name, walked in walks.items()}
     return Backtest(runs, past.days[start:len(past)], start, refit, data, tried, alpha)
 
 def _work(chunks: dict[str, list[_Chunk]], past: Past, executor: str | Executor | None, folder: Path | None,
           on_progress: Callable[..., None]) -> dict[int, Walked]:
     "The walks of all chunks, by identity; those kept in the folder are read."
     everything = [chunk for parts in chunks.values() for chunk in parts]
-    done = {id(chunk): kept for chunk in everything if folder and (kept := _kept(folder / chunk.key(past))) is not None}
+    files = {id(chunk): folder / key for chunk in everything if folder and (key := chunk.key(past))}
+    done = {chunk: kept for chunk, file in files.items() if (kept := _kept(file)) is not None}
     left = [chunk for chunk in everything if id(chunk) not in done]
     def finish(group: list[_Chunk], walked: list[Walked]) -> None:
         for chunk, one in zip(group, walked, strict=True):
             done[id(chunk)] = one
-            if folder: write_atomic(folder / chunk.key(past), one.to_bytes())
+            if id(chunk) in files: write_atomic(files[id(chunk)], one.to_bytes())
             on_progress(done=len(done), of=len(everything), forecaster=chunk.forecaster.name)
     if folder: folder.mkdir(parents=True, exist_ok=True)
     on_progress(done=len(done), of=len(everything), forecaster="")
     if executor is None:
-        for chunk in left: finish([chunk], run_chunks([chunk], past))
+        for chunk in left: finish([chunk], [_walk(chunk, past)])
         return done
+    sent = [(group, _sent(group)) for group in dealt_out(left, len(past))]
     with get_executor(executor) if isinstance(executor, str) else nullcontext(executor) as pool:
-        running = {pool.submit(run_chunks, group, past): group for group in dealt_out(left, len(past))}
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED)[0]: finish(running.pop(future), future.result())
+        running = {pool.submit(run_chunks, payload, past, own): group for group, (payload, own) in sent}
+        try:
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED)[0]: finish(running.pop(future), future.result())
+        finally:
+            for future in running: future.cancel()
     return done
 
 def _kept(path: Path) -> Walked | None:

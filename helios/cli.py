@@ -17,11 +17,13 @@ from pathlib import Path
 import click
 
 import helios
+from .assess_commands import assess
 from .backtest_commands import backtest
 from .compare_commands import compare
 from .console import HELP, Commands, LiveBar, as_json, data_option, fail, json_option, one_line_errors, refuse_same_file, require_writable
 from .console import simulated_notice, write_text
 from .data_commands import data
+from .decide_commands import decide, goals
 from .ensemble_commands import ensemble
 from .forecast_commands import forecast
 from .job_commands import jobs
@@ -49,13 +51,15 @@ def main() -> None:
     helios models                    versions, aliases, rollback; helios forecast uses the champion
     helios sweep                     search the settings of the net
     helios backtest                  what every strategy would have come to, on your draws
+    helios assess mixture            what a model knows, what it cannot know, and what to do next
+    helios decide                    what to do next, with its reasons; done when you approve
     helios compare uniform mixture   forecasters and versions on the same draws
     helios ledger                    predictions made before their draw, beside the results
     helios db check                  is the memory whole? backup, restore, compact
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, compare, ledger, db): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, db): main.add_command(command)
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d

@@ -24,7 +24,7 @@ _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainErr
                  "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError",
                  "chain": "LedgerError", "comparison": "ComparisonError", "ab_test": "ABError",
                  "forecasting": "ForecasterError", "labels": "LabelError", "backtest": "BacktestError", "walks": "WalkError",
-                 "metacognition": "AssessError", "decisions": "DecisionError"}
+                 "metacognition": "AssessError", "challengers": "DecisionError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
                    "selftest": "SelftestError", "tasks": "ExecutorError"}
 

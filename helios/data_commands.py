@@ -41,6 +41,20 @@ def _watched(draws) -> str | None:
         return f"the monitor has not taken the new draws: {e}"
     return f"watched draw by draw, E is {monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
 
+# %% ../nbs/56_data_commands.ipynb #3b224c41
+def _scored(draws) -> str | None:
+    "What the ledger makes of new draws, in a line; None where there is none, or nothing was open."
+    from helios.chain import LedgerError
+    from helios.ledger import Ledger
+    from helios.own_store import default_store
+    from helios.values import StoreError
+    try:
+        with default_store(make=False) as store:
+            new = [] if store.read_only else Ledger(store).settle(draws)
+    except (LedgerError, StoreError) as e:
+        return f"the ledger has not taken the new draws: {e}"
+    return f"{len(new)} open prediction{'s' * (len(new) > 1)} scored; helios ledger shows them" if new else None
+
 # %% ../nbs/56_data_commands.ipynb #bf84e119
 @data.command("update")
 @json_option
@@ -55,8 +69,8 @@ def update_command(json_file: str | None) -> None:
         from helios.update import SOURCES, update
         click.echo(f"Fetching draws from {' and '.join(source.origin for source in SOURCES)}", err=True)
         report = update()
-        watched = _watched(report.draws)
-        show(report.as_dict() | {"monitor": watched}, [*report.lines(), *filter(None, [watched])], json_file)
+        watched, scored = _watched(report.draws), _scored(report.draws)
+        show(report.as_dict() | {"monitor": watched, "ledger": scored}, [*report.lines(), *filter(None, [watched, scored])], json_file)
 
 # %% ../nbs/56_data_commands.ipynb #0e2b1f2e
 def _spare(files: Sequence[str | None], output: str | None, option: str = "--json", what: str = "FILE") -> None:
@@ -79,7 +93,8 @@ def import_command(files: tuple[str, ...], json_file: str | None) -> None:
         from helios.history import import_draws
         report = import_draws(files)
         if report.draws.attrs["simulated"]: simulated_notice(False)
-        show(report.as_dict(), report.lines(), json_file)
+        scored = _scored(report.draws)
+        show(report.as_dict() | {"ledger": scored}, [*report.lines(), *filter(None, [scored])], json_file)
 
 # %% ../nbs/56_data_commands.ipynb #375f435d
 @data.command("remove")

@@ -76,6 +76,7 @@ def test_files_and_the_summary(home, draws, tmp_path):
     assert any("1 in 292,201,338" in line for line in said)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_models(home, draws):
     runs = [json.loads(helios("run", "--data", draws, "--seed", 3, "--json", "-").stdout) for _ in range(2)]
     assert runs[0]["model"]["sha256"] == runs[1]["model"]["sha256"]
@@ -83,6 +84,7 @@ def test_equal_seeds_give_equal_models(home, draws):
     assert [run["model"]["version"] for run in runs] == [1, 2]
 
 
+@pytest.mark.slow
 def test_without_a_file_the_sample_comes_with_a_notice(home):
     done = helios("run", "--json", "-")
     assert done.returncode == 0
@@ -92,6 +94,7 @@ def test_without_a_file_the_sample_comes_with_a_notice(home):
     assert result["draws"]["simulated"] and any("SIMULATED" in notice for notice in result["notices"])
 
 
+@pytest.mark.slow
 def test_offline_asks_nobody(home, draws):
     for words in (("--offline",), ("--data", draws)):
         assert "updated" not in helios("run", *words, "--json", "-").stderr
@@ -186,6 +189,7 @@ def test_two_paths_of_one_file_are_refused_and_the_input_survives(home, draws):
     assert draws.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_pipe_is_written_into_and_stays_a_pipe(home, draws, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:

@@ -318,6 +318,7 @@ def build(store, home: Path, draw) -> tuple[set, set]:
     return stay, go
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_file_leaks_and_none_that_is_referred_to_is_lost(tmp_path_factory, data):

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios import database
-from helios.memory_store import ENDED, MemoryStore, StoreError
+from helios.memory_store import ENDED, HALF_LIFE_DAYS, MemoryStore, StoreError
 from helios.tables import schema
-from helios.values import to_json, utc_text
+from helios.values import to_json, utc_hours_ago, utc_text
 
 LONG_AGO = utc_text("2020-01-01")
 
@@ -309,6 +309,33 @@ def test_eight_threads(address):
         for worker in range(8):
             logs = store.get_training_logs(f"job-{worker}")
             assert [(log["epoch"], log["metrics"]["worker"]) for log in logs] == [(row, worker) for row in range(15)]
+
+
+def test_equal_content_is_one_fragment(memory_store):
+    first = memory_store.store_knowledge_fragment("net", "pattern", {"ball": 7, "p": [0.5, None]}, 0.9)
+    assert memory_store.update_knowledge_fragment_usage(first)
+    assert memory_store.store_knowledge_fragment("net", "pattern", {"p": [0.5, None], "ball": 7}, 0.4) == first
+    others = [("other", "pattern", {"ball": 7}), ("net", "hunch", {"ball": 7}), ("net", "pattern", {"ball": 8}), ("net", "pattern", "7")]
+    ids = {memory_store.store_knowledge_fragment(*other) for other in others}
+    assert len(ids | {first}) == 5
+    row = next(row for row in memory_store.get_knowledge_fragments() if row["id"] == first)
+    assert (row["relevance_score"], row["usage_count"], len(row["content_hash"])) == (0.4, 1, 64)
+
+
+def test_threads_that_learn_the_same_leave_one_fragment(memory_store):
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: memory_store.store_knowledge_fragment("net", "pattern", {"x": [1]}), range(40)))
+    assert len(ids) == 1 and memory_store.get_memory_statistics()["knowledge_fragments_count"] == 1
+
+
+@pytest.mark.parametrize(("days", "share"), [(0, 1.0), (HALF_LIFE_DAYS, 0.5), (2 * HALF_LIFE_DAYS, 0.25)])
+def test_relevance_fades_until_it_is_met_with_again(memory_store, days, share):
+    fragment = memory_store.store_knowledge_fragment("net", "pattern", "x", 0.8)
+    set_column(memory_store, "knowledge_fragments", "created_at", utc_hours_ago(24 * days))
+    row = memory_store.get_knowledge_fragments()[0]
+    assert row["relevance_score"] == 0.8 and row["current_relevance"] == pytest.approx(0.8 * share, rel=1e-4)
+    memory_store.update_knowledge_fragment_usage(fragment)
+    assert memory_store.get_knowledge_fragments()[0]["current_relevance"] == pytest.approx(0.8, rel=1e-4)
 
 
 def test_usage_counts_of_threads_add_up(memory_store):

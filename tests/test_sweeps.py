@@ -109,6 +109,7 @@ def test_a_killed_coordinator_goes_on_to_the_same_end(reference, tmp_path):
     assert not [*tmp_path.glob("trial-*.state")]
 
 
+@pytest.mark.slow
 def test_stopping_and_going_on_and_a_state_that_was_torn(reference, tmp_path):
     url, seen = f"sqlite:///{tmp_path}/study.db", []
 

@@ -74,6 +74,7 @@ def test_a_training_from_the_command_line(draws, home, tmp_path):
     assert json.loads(alone.stdout)["model"]["ref"] == "powerball@1"
 
 
+@pytest.mark.slow
 def test_a_child_takes_after_its_parent(draws, home):
     first = helios("train", *train_words(draws, 2, "--json", "-"))
     assert first.returncode == 0, first.stderr
@@ -121,6 +122,7 @@ def test_detached_and_cancelled_and_taken_up(draws, home, tmp_path):
         assert [log["epoch"] for log in store.get_training_logs(job_id)] == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_a_time_limit_keeps_the_state(draws, home):
     done = helios("train", *train_words(draws, 100_000, "--time-s", "20"))
     assert done.returncode == 1 and "time limit" in done.stderr and "helios jobs resume" in done.stderr
@@ -241,6 +243,7 @@ def a_life(draws, home, epochs, deaths, url=None, server=None):
     return row["result"]["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_and_a_killed_machine(draws, home, tmp_path):
     assert a_life(draws, home, 150, 1) == undisturbed(draws, tmp_path / "other", 150)
 

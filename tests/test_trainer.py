@@ -324,6 +324,7 @@ PLACES = ["before the number", "after the number", "after the claim", "after the
           "after the journal"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 def test_a_run_that_dies_at_its_end_becomes_one_version(tmp_path, where):
     def run(where):
