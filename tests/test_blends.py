@@ -245,7 +245,7 @@ def test_a_blend_with_the_network_of_both():
     from dataclasses import replace
     config = replace(PRESETS["quick"], hidden=8, heads=1, epochs=12, learning_rate=0.02, sequence_length=10, batch_size=16)
     game = game_of(9, 5, 2)
-    draws = simulate(game, 150, 1, powerball_weights={1: 40.0})
+    draws = simulate(game, 100, 1, powerball_weights={1: 40.0})
     blend = BlendOf(Uniform(game), NetForecaster(game, config, warm=True), game=game, first=40).fit(draws)
     weights = blend.weights(blend.past)[1]
     np.testing.assert_allclose(weights[:41], 0.5, atol=1e-12)
@@ -289,6 +289,8 @@ def test_chains_are_made_of_structures_that_are_there():
         assert set(structures) <= {name for chain in chains for name in chain}, "a structure that no chain looks for"
 
 
+LONG = ("ten whites at weight 1.5", "one white at weight 3", "powerball follows with chance 0.5")      # the other four run by default
+
 # Share of the true skill that the mixture has found after 595 draws, on the 105 that follow: measured, one seed each. With other
 # seeds five whites give 0.85 to 0.98, ten whites 0.47 to 0.68, the rest above 0.92.
 FOUND = {"five whites at weight 2": 0.967, "ten whites at weight 1.5": 0.575, "one white at weight 3": 0.955,
@@ -296,7 +298,7 @@ FOUND = {"five whites at weight 2": 0.967, "ten whites at weight 1.5": 0.575, "o
          "whites repeat at weight 2": 0.995}
 
 
-@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in BIASES])
 def test_planted_biases_are_found_in_700_draws(name):
     bias = BIASES[name]
     draws = simulate(n=700, seed=100 + [*BIASES].index(name), **vars(bias))
@@ -306,13 +308,13 @@ def test_planted_biases_are_found_in_700_draws(name):
 
 
 def test_fair_draws_cost_the_mixture_little():
-    """Expected under the truth; measured on six histories: 0.00004 nats a draw, at most 0.00012."""
+    """Expected under the truth; over six histories of 700 draws 0.00004 nats a draw, at most 0.00012; these two of 400 give 0.0022 and 0.00005."""
     cost = []
     for seed in range(2):
-        draws = simulate(n=700, seed=10_000 + seed)
-        law = truth(Bias(), POWERBALL.eras[-1], *balls(draws))[595:]
-        cost.append(expected_skill(walk(StructureMixture(), draws, 595), law).total.mean())
-    assert -0.0005 < np.mean(cost) <= 0, cost
+        draws = simulate(n=400, seed=10_000 + seed)
+        law = truth(Bias(), POWERBALL.eras[-1], *balls(draws))[340:]
+        cost.append(expected_skill(walk(StructureMixture(), draws, 340), law).total.mean())
+    assert -0.003 < min(cost) and max(cost) <= 0, cost
 
 
 def alarms(game, histories, n, start) -> tuple[int, list[float]]:
@@ -329,7 +331,7 @@ def alarms(game, histories, n, start) -> tuple[int, list[float]]:
 def test_fair_draws_of_a_small_game_raise_few_alarms():
     """E may be watched after every draw: it ever reaches 20 in at most 5% of fair histories, of 40 more than 6 once in a hundred
     sets of seeds; a forecaster that knew the next draw would alarm on all of them."""
-    count, mean = alarms(SMALL, 40, 90, 1)
+    count, mean = alarms(SMALL, 40, 50, 1)
     assert count <= binom.isf(0.01, 40, 0.05) <= 6
     assert -0.06 < np.mean(mean) < 0
 

@@ -105,38 +105,37 @@ def check_walk(cls, game, draws, start, seed, steps):
 
 
 @pytest.mark.parametrize("cls", [cls for name, cls in PLAIN.items() if name != "mixture"], ids=lambda cls: cls.name)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data(), game=games, bias=planted, n=st.integers(1, 90), seed=st.integers(0, 10**6))
 def test_a_walk_says_what_fitting_and_updating_does(cls, data, game, bias, n, seed):
     start = data.draw(st.one_of(st.integers(1, n), st.sampled_from([1, n])))
     check_walk(cls, game, history(game, n, seed, bias), start, seed, 12)
 
 
-@settings(max_examples=12, deadline=None)
-@given(data=st.data(), game=games, bias=planted, n=st.integers(1, 70), seed=st.integers(0, 10**6))
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), game=games, bias=planted, n=st.integers(1, 60), seed=st.integers(0, 10**6))
 def test_a_walk_of_the_mixture_says_what_fitting_and_updating_does(data, game, bias, n, seed):
     start = data.draw(st.one_of(st.integers(1, n), st.sampled_from([1, n])))
-    check_walk(FORECASTERS["mixture"], game, history(game, n, seed, bias), start, seed, 2)
+    check_walk(FORECASTERS["mixture"], game, history(game, n, seed, bias), start, seed, 1)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_the_mixture_knows_no_more_of_early_draws_than_they_show(seed):
+def test_the_mixture_knows_no_more_of_early_draws_than_they_show():
     """Gaps and calendars have more labels the longer a history gets; that may not change how its first draws were forecast."""
-    draws = simulate(n=120, seed=seed, first=date(2016, 1, 2))
+    draws = simulate(n=100, seed=2, first=date(2016, 1, 2))
     walked = walk(FORECASTERS["mixture"](), draws, 1)
-    for t in (1, 2, 5, 13, 20, 29, 44, 90):
+    for t in (1, 5, 13, 20, 33, 60):
         assert_same(walked, FORECASTERS["mixture"]().fit(draws[:t]).forecast(), slice(t - 1, t))
 
 
 @ALL
 def test_walks_of_any_start_agree_where_they_learned_the_same(cls):
-    draws = simulate(n=300, seed=4, **vars(Bias({7: 6.0}, {3: 5.0}, 0.3, 4.0)))
-    for start in (1, 150, 299, 300):
+    draws = simulate(n=150, seed=4, **vars(Bias({7: 6.0}, {3: 5.0}, 0.3, 4.0)))
+    for start in (1, 149, 150):
         step = cls().fit(draws[:start])
         walked = walk(cls(), draws, start)
-        if start < 300:
+        if start < 150:
             assert_same(walked, step.forecast(), slice(0, 1))
-        assert len(walked) == 300 - start
+        assert len(walked) == 150 - start
 
 
 @ALL
@@ -180,7 +179,7 @@ def test_the_future_changes_no_forecast(cls, alter):
     draws, other = (history(n=160, seed=seed) for seed in (1, 2))
     whites, powerballs = balls(draws)
     before = walk(cls(SMALL), draws, 60)
-    for at in (100, 159) if cls.name == "mixture" else (61, 100, 158, 159):
+    for at in (100,) if cls.name == "mixture" else (61, 100, 158, 159):
         w, b = whites.copy(), powerballs.copy()
         if alter == "reversed":
             w[at:], b[at:] = w[at:][::-1], b[at:][::-1]
@@ -231,7 +230,7 @@ def test_looks_ahead_tells_one_that_peeks_from_the_rest():
     draws = simulate(n=60, seed=1)
     for at in (2, 3, 20, 21, 57, 58, 59):
         assert looks_ahead(Peeks(), draws, at)
-    for at in (2, 21, 59):
+    for at in (2, 40):
         assert not any(looks_ahead(cls(), draws, at) for cls in PLAIN.values())
 
 
@@ -765,7 +764,7 @@ def test_a_net_that_walks_says_what_it_says_draw_by_draw():
     draws = history(game := game_of(9, 5, 2), 90, 1, Bias(powerball_weights={1: 40.0}))
     config = replace(TINY, epochs=12, learning_rate=0.02)
     walked, step = walk(NetForecaster(game, config), draws, 70), NetForecaster(game, config).fit(draws[:70])
-    for t in range(70, 90):
+    for t in range(70, 80):
         assert_same(walked, step.forecast(), slice(t - 70, t - 69), atol=1e-5)      # batches of other sizes, in single precision
         step.update(draws.iloc[t])
     assert walked.powerball_logits.any()

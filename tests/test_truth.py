@@ -296,18 +296,18 @@ def random_mixture(n, seed, scale=1.5, era=ERA, per_draw=True):
 
 def mixture_by_hand(mixed: Mixture, t: int, sets: dict, powerball: list) -> tuple[float, float, float]:
     """Mean and spread of the whites' score over every set, and the mean of the powerball's."""
-    one = mixed[t:t + 1]
-    scores = np.array([one.skill(np.array([s]), np.array([1])).white[0] for s in sets])
-    p = np.array([*sets.values()])
-    flat = np.array([log_prob_of(mixed.white_logits[t].numpy(), s) for s in sets])
-    gap = scores - flat                                        # what is estimated by samples; the rest is exact
-    of_ball = [one.skill(np.array([[1, 2]]), np.array([b])).powerball[0] for b in range(1, len(powerball) + 1)]
-    return float(p @ scores), float(np.sqrt(max(p @ gap ** 2 - (p @ gap) ** 2, 0.0))), float(np.dot(powerball, of_ball))
+    def over_sets(logits):
+        weight = np.array([sum(logits[b - 1] for b in s) for s in sets])
+        return weight - np.logaddexp.reduce(weight)
 
-
-def log_prob_of(logits, chosen) -> float:
-    weight = {s: sum(logits[b - 1] for b in s) for s in combinations(range(1, len(logits) + 1), len(chosen))}
-    return weight[chosen] - np.logaddexp.reduce([*weight.values()])
+    white, ball = 0.0, 0.0
+    for part, w, v in zip(mixed.parts, *(share[:, t].tolist() for share in mixed.shares), strict=True):
+        white += w * np.exp(over_sets(part.white_logits[t].tolist()))
+        odds = np.exp(part.powerball_logits[t].numpy())
+        ball += v * odds / odds.sum()
+    p, scores = np.array([*sets.values()]), np.log(white * len(sets))
+    gap = scores - over_sets(mixed.white_logits[t].tolist())   # what is estimated by samples; the rest is exact
+    return float(p @ scores), float(np.sqrt(max(p @ gap ** 2 - (p @ gap) ** 2, 0.0))), float(np.dot(powerball, np.log(ball * len(ball))))
 
 
 @pytest.mark.parametrize("bias", KINDS.values(), ids=KINDS)
