@@ -71,7 +71,7 @@ def scores_and_truth(kind: str, seed: int) -> tuple[np.ndarray, float]:
     return subject.forecast.skill(subject.whites, subject.powerballs).total, float(expected_skill(subject.forecast, law).total.mean())
 
 
-@pytest.fixture(scope="module", params=[12, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[12, pytest.param(100, marks=pytest.mark.slow)])
 def cases(request):
     found = [(kind, *scores_and_truth(kind, 1000 * i + seed)) for i, kind in enumerate(KNOWN) for seed in range(request.param)]
     return [case for case in found if np.abs(case[1]).max() > 1e-9]     # one that stays uniform has a skill of exactly 0
