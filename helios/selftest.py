@@ -102,7 +102,7 @@ class Plan:
     config: TrainingConfig = PRESETS["quick"]    # of the network
     alpha: float = 0.05                          # level of an alarm
 
-QUICK = Plan((1390,), 3, 1, 30, 4, replace(PRESETS["quick"], epochs=20, early_stopping_patience=5))
+QUICK = Plan((1390,), 2, 1, 20, 3, replace(PRESETS["quick"], epochs=20, early_stopping_patience=5))
 FULL = Plan()
 
 def histories(plan: Plan) -> list[History]:

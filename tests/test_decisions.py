@@ -443,8 +443,7 @@ def test_on_fair_draws_it_ends_up_doing_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bias", "sees"), [
-    ({"follow": 0.1}, {"steps", "markov", "mixture"}), ({"white_weights": {7: 2.5}}, {"frequency", "recency", "mixture"}),
-    ({"powerball_weights": {3: 4.0}}, {"frequency", "recency", "mixture"}), ({"repeat": 2.0}, {"repeats", "mixture"})])
+    ({"follow": 0.1}, {"steps", "markov", "mixture"}), ({"white_weights": {7: 2.5}}, {"frequency", "recency", "mixture"})])
 def test_where_something_is_planted_it_finds_and_promotes_what_sees_it(bias, sees):
     engine, done_ = rehearse(simulate(n=1300, seed=100, **bias))
     assert engine.status()["champion"] in sees and set(tally(done_)["promoted"]) <= sees

@@ -371,7 +371,7 @@ def test_the_quick_plan_passes(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     result = json.loads(out.read_text())
     assert result["passed"] and result["missed"] == [] and result["false_alarms"]["alarms"] == 0
-    assert result["false_alarms"]["histories"] == 30 and result["false_alarms"]["with_net"] == 4
+    assert result["false_alarms"]["histories"] == 20 and result["false_alarms"]["with_net"] == 3
     assert -0.003 < result["false_alarms"]["mean_skill_nats"] <= 0
     assert done.stdout.splitlines()[-1] == f"Verdict    {result['verdict']}"
     oracle = {case["bias"]: case["oracle_nats"] for case in result["cases"]}
