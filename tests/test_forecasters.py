@@ -142,7 +142,7 @@ def test_walks_of_any_start_agree_where_they_learned_the_same(cls):
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("powerballs", [1, 2, 26])
 def test_the_shortest_histories_say_little(cls, n, powerballs):
-    """Uniform for those that believe a structure once it has paid; the mixture may be off by a third, at less than 0.002 nats."""
+    """Uniform for those that believe a structure once it has paid; the mixture may be off by a third, at less than 0.01 nats a ball."""
     game = game_of(9, powerballs, 3)
     forecast = cls(game).fit(history(game, n, 3, Bias())).forecast()
     assert (len(forecast), forecast.white_logits.shape, forecast.powerball_logits.shape) == (1, (1, 9), (1, powerballs))
@@ -152,7 +152,7 @@ def test_the_shortest_histories_say_little(cls, n, powerballs):
         uniform = Forecast.uniform(game.eras[0])
         for one, flat in zip(forecast.inclusion(), uniform.inclusion(), strict=True):
             np.testing.assert_allclose(one, flat, rtol=0.4)
-            assert -np.log(one / flat).mean() < 0.002
+            assert -np.log(one / flat).mean() < 0.01
 
 
 @ALL
