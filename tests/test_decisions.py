@@ -430,11 +430,11 @@ def test_records_of_histories_do_not_mix(engine):
 
 @pytest.mark.slow
 def test_on_fair_draws_it_ends_up_doing_nothing():
-    """200 decisions on each of three fair histories.
+    """200 decisions on each of two fair histories.
 
-    A promotion has a chance of at most 5% a history, so two or more among three at most 0.8%.
+    A promotion has a chance of at most 5% a history, so one in both at most 0.3%.
     """
-    found = [tally(rehearse(simulate(n=1300, seed=100 + seed), seed=seed)[1]) for seed in range(3)]
+    found = [tally(rehearse(simulate(n=1300, seed=100 + seed), seed=seed)[1]) for seed in range(2)]
     assert sum(bool(each["promoted"]) for each in found) <= 1
     assert np.mean([each["abstained_last_50"] for each in found]) >= 0.95
     assert min(each["abstained_last_50"] for each in found) >= 0.9
