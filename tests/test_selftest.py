@@ -380,7 +380,7 @@ def test_the_quick_plan_passes(tmp_path):
         assert found == pytest.approx(stated, abs=1e-4)
     for case in result["cases"]:
         first = 100 * (1 + list(BIASES).index(case["bias"]))
-        assert case["seeds"] == list(range(first, first + (1 if case["forecaster"] == NET else 3)))
+        assert case["seeds"] == list(range(first, first + (1 if case["forecaster"] == NET else 2)))
         assert case["recovered"] == pytest.approx(case["skill_nats"] / case["oracle_nats"])
         assert case["skill_nats"] <= case["oracle_nats"] + 1e-12
     best = {bias: max(c["recovered"] for c in result["cases"] if c["bias"] == bias) for bias in BIASES}
