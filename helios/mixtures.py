@@ -86,7 +86,7 @@ def _pooled(
     values: list[Tensor],  # of each part
 ) -> Tensor:
     "log of the weighted mean of exp(values), parts of weight 0 left out."
-    used = [j for j, w in enumerate(weights) if (w > 0).any()]
+    used = [j for j, w in enumerate(weights) if (w > 0).any()] or range(len(weights))      # of no draws: all
     return torch.logsumexp(torch.stack([values[j] + weights[j].log() for j in used]), 0)
 
 @patch

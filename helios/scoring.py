@@ -188,7 +188,9 @@ def from_json(cls: Forecast, text: str) -> Forecast:
     try:
         keys = json.loads(text)
         if keys["format"] != 1: raise ScoreError(f"format {keys['format']!r} of a forecast; this Helios reads 1, update it")
-        return Forecast(*(torch.tensor(keys[name], dtype=torch.float64) for name in ("white_logits", "powerball_logits")), keys["picked"])
+        white, powerball, picked = *(torch.tensor(keys[name], dtype=torch.float64) for name in ("white_logits", "powerball_logits")), keys["picked"]
+        if type(picked) is not int or not 0 < picked <= white.shape[-1]: raise ScoreError(f"{picked!r} whites picked of {white.shape[-1]}; give what to_json wrote")
+        return Forecast(white, powerball, picked)
     except ScoreError: raise
     except (ValueError, KeyError, TypeError, RuntimeError) as e:
         raise ScoreError(f"not a forecast ({type(e).__name__}: {' '.join(str(e).split())}); give what to_json wrote") from e

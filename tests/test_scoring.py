@@ -233,7 +233,8 @@ GOOD = game(2, 6, 3, 2, 7)[0].to_json()
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", "7", GOOD[:-3], GOOD.replace('"format": 1', '"format": 2'), GOOD.replace("white_logits", "whites"),
                                   GOOD.replace("[[", "[", 1).replace("]]", "]", 1), GOOD.replace("[[", "[[NaN, ", 1), GOOD.replace("[[", '[["a", ', 1),
-                                  GOOD.replace("[[", "[[1e999, ", 1)])
+                                  GOOD.replace("[[", "[[1e999, ", 1),
+                                  *(GOOD.replace('"picked": 2', f'"picked": {wrong}') for wrong in ("0", "-1", "7", "2.0", '"2"', "true", "null"))])
 def test_what_is_no_forecast(text):
     with pytest.raises(ScoreError):
         Forecast.from_json(text)

@@ -337,6 +337,7 @@ def test_expected_skill_of_a_mixture_of_equals():
     np.testing.assert_allclose(mixed.powerball, alone.powerball, atol=1e-12)
     uniform = expected_skill(mixture([Forecast.uniform(ERA, 30)] * 2), law)
     np.testing.assert_allclose(uniform.total, 0, atol=1e-9)
+    assert len(expected_skill(mixture([part[:0]] * 2), law[:0]).total) == 0
 
 
 def test_expected_skill_of_a_mixture_in_powerball():
