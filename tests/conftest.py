@@ -27,6 +27,12 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers(config):
+    """The whole is shared among the processors, a part of it runs in this process."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
+    return min(4, os.cpu_count() or 1) if whole else 0
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(os.environ["HELIOS_HOME"], ignore_errors=True)
 

@@ -46,10 +46,11 @@ def cells(notebook: Path) -> list:
 
 @pytest.fixture(scope="module")
 def runs(request):
-    """The runs of the notebooks that this session asks for, two at a time."""
+    """The runs of the notebooks that this session asks for, two at a time where no other process runs tests."""
+    at_a_time = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
     chosen = [item.callspec.params["notebook"] for item in request.session.items if getattr(item, "originalname", "") == "test_cells_run"]
     idle = queue.Queue()
-    for one in (runners := [Runner() for _ in range(min(2, len(chosen)))]):
+    for one in (runners := [Runner() for _ in range(min(at_a_time, len(chosen)))]):
         idle.put(one)
 
     def run(notebook: Path) -> tuple[int, str]:
@@ -59,7 +60,7 @@ def runs(request):
         finally:
             idle.put(one)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(at_a_time) as pool:
         futures = {notebook: pool.submit(run, notebook) for notebook in chosen}
         yield futures
         for future in futures.values():
