@@ -16,9 +16,9 @@ def requirements(extra: str) -> list[str]:
 
 
 notebooks = requirements("notebooks")
-extras = {name: requirements(name) for name in ("dask", "postgres", "sweeps", "gemini")}
+extras = {name: requirements(name) for name in ("dask", "postgres", "sweeps", "gemini", "redis")}
 extras["notebooks"] = notebooks
-extras["dev"] = requirements("dev") + notebooks + extras["dask"] + extras["postgres"] + extras["sweeps"]
+extras["dev"] = requirements("dev") + notebooks + extras["dask"] + extras["postgres"] + extras["sweeps"] + extras["gemini"] + extras["redis"]
 
 setup(
     name=settings["lib_name"],

@@ -23,7 +23,7 @@ from .tables import Json, schema
 from .values import StoreError
 
 # %% ../nbs/18_migrations.ipynb #c5703bcd
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 FIRST = ("models", "training_sessions", "training_logs", "enhanced_journal", "knowledge_fragments", "performance_metrics",
          "predictions", "context_storage", "system_events", "memory_operations")

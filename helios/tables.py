@@ -6,7 +6,7 @@
 __all__ = ['schema', 'models', 'training_sessions', 'training_logs', 'enhanced_journal', 'knowledge_fragments',
            'performance_metrics', 'predictions', 'context_storage', 'system_events', 'memory_operations', 'jobs',
            'job_events', 'model_versions', 'model_aliases', 'model_tags', 'ledger', 'goals', 'decisions', 'experiments',
-           'from_json', 'Json', 'check_row', 'check_columns']
+           'api_keys', 'audit_log', 'webhooks', 'webhook_deliveries', 'from_json', 'Json', 'check_row', 'check_columns']
 
 # %% ../nbs/17_tables.ipynb #79497dd3
 import json
@@ -118,6 +118,19 @@ decisions = _table("decisions", _full("kind"), _full("model_name"), _full("state
     _time("updated_at"), Column("executed_at", Text), Column("verified_at", Text), sa.Index("idx_decisions_status", "status"))
 experiments = _table("experiments", _full("name", unique=True), _full("kind"), _full("config", Json), _full("status"),
     Column("outcome", Json), _time("created_at"), _time("updated_at"), Column("ended_at", Text))
+
+# %% ../nbs/17_tables.ipynb #4ad393f4
+api_keys = _table("api_keys", _full("key_id", unique=True), _full("name"), _full("role"), _full("scopes", Json), _full("hash"),
+    _time("created_at"), Column("expires_at", Text), Column("last_used_at", Text), Column("revoked_at", Text))
+audit_log = _table("audit_log", _full("actor"), _full("action"), _full("target"), _full("content", Json), _time("made_at"),
+    _full("previous", unique=True), _full("hash", unique=True))
+webhooks = _table("webhooks", _full("url"), _full("events", Json), _full("secret"), Column("description", Text),
+    _full("is_active", Boolean, server_default=sa.true()), _time("created_at"), _time("updated_at"))
+webhook_deliveries = _table("webhook_deliveries", _full("webhook_id", Integer), _full("event_id"), _full("event"),
+    _full("payload", Json), _full("status"), _full("attempts", Integer, 0, 10**6, server_default="0"), Column("next_at", Text),
+    Column("response_status", Integer), Column("error", Text), _time("created_at"), _time("updated_at"),
+    sa.Index("idx_webhook_deliveries_due", "status", "next_at"),
+    sa.Index("idx_webhook_deliveries_event", "webhook_id", "event_id", unique=True))
 
 # %% ../nbs/17_tables.ipynb #bd557dc9
 def check_row(table: Table,

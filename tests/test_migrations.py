@@ -403,7 +403,7 @@ def failing(monkeypatch):
 
 def test_a_file_whose_migration_failed_is_as_it_was(old, failing):
     before = file_contents(old)
-    with pytest.raises(StoreError, match=r"migrating revision 0001 to 0003 failed \(no such table: nowhere\); it is as it was, a backup is .*: mend"):
+    with pytest.raises(StoreError, match=r"migrating revision 0001 to 0004 failed \(no such table: nowhere\); it is as it was, a backup is .*: mend"):
         prepare_file(old)
     assert file_contents(old) == before
     assert revision_in(old) == "0001"
@@ -412,7 +412,7 @@ def test_a_file_whose_migration_failed_is_as_it_was(old, failing):
 def test_a_server_whose_migration_failed_is_as_it_was(old_server, failing, home):
     with old_server.connect() as conn:
         before = contents(conn)
-    with pytest.raises(StoreError, match="migrating revision 0001 to 0003 failed .* it is as it was") as caught:
+    with pytest.raises(StoreError, match="migrating revision 0001 to 0004 failed .* it is as it was") as caught:
         prepare(old_server, "server")
     assert "\n" not in str(caught.value)
     with old_server.connect() as conn:

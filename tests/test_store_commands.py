@@ -130,9 +130,9 @@ def test_an_old_database_is_migrated_when_it_is_said(home):
     assert keys("check")["state"] == "old"
     assert keys("check")["revision"] == "0001"  # looking has changed nothing
     done = keys("migrate")
-    assert (done["before"], done["revision"]) == ("0001", "0003") and Path(done["backup"]).exists()
+    assert (done["before"], done["revision"]) == ("0001", "0004") and Path(done["backup"]).exists()
     assert keys("check")["state"] == "current"
-    assert keys("migrate") == {"database": str(path), "before": "0003", "revision": "0003", "backup": None}
+    assert keys("migrate") == {"database": str(path), "before": "0004", "revision": "0004", "backup": None}
 
 
 def test_without_a_database(home):
@@ -256,7 +256,7 @@ def test_a_server_is_checked_and_moved_to_a_file_and_back(server, home, tmp_path
     file = tmp_path / "moved.db"
     run("restore", done["saved"], "--database", file)
     assert events(file) == ["later", "kept"]
-    assert keys("migrate")["before"] == "0003"
+    assert keys("migrate")["before"] == "0004"
     assert keys("compact", "--days", 0)["folded_sessions"] == 0
     assert keys("stats")["system_events_count"] == 1
 
