@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROBLEM_TYPE', 'RETRY_S', 'FieldProblem', 'Problem', 'respond', 'refuse', 'status_of', 'handle_problems']
 
-# %% ../nbs/46_problems.ipynb #c106dec4
+# %% ../nbs/46_problems.ipynb #bba9b97e
 import logging
 import sqlite3
 import sys
@@ -14,7 +14,7 @@ from typing import NoReturn
 from uuid import uuid4
 
 from apiflask import APIFlask, HTTPError
-from flask import Response, current_app, g, has_request_context, request
+from flask import Response, current_app, has_request_context, request
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
