@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from fastcore.basics import patch
 
 from .job_context import JobContext, Stopped, grace_s, outcome_of
-from .job_rows import JOB_STATES, LOG, OUTCOME, RESUMABLE, JobError, add_event, change_state
+from .job_rows import JOB_STATES, LOG, OUTCOME, RESUMABLE, JobError, UnknownJob, add_event, change_state
 from .job_rows import check_file_name, check_job_id, claim_of, claimed, end_job, is_dead, last_line, now_at, read_outcome, start_queued
 from .memory_store import ENDED, MemoryStore
 from .places import JOBS, helios_home, write_atomic
@@ -60,7 +60,7 @@ class Jobs:
 
     def _row(self, job_id: str) -> dict:
         rows = self.store._rows(jobs.select().where(jobs.c.job_id == check_job_id(job_id)))
-        if not rows: raise JobError(f"no job {job_id!r}; helios jobs list shows them")
+        if not rows: raise UnknownJob(f"no job {job_id!r}; helios jobs list shows them")
         return rows[0]
 
 # %% ../nbs/30_jobs.ipynb #74c52946
@@ -183,7 +183,7 @@ def find(self: Jobs, text: str) -> str:
     query = sa.select(jobs.c.job_id).where(jobs.c.job_id.startswith(check_job_id(text), autoescape=True)).limit(3)
     found = [row["job_id"] for row in self.store._rows(query)]
     if text in found or len(found) == 1: return text if text in found else found[0]
-    if not found: raise JobError(f"no job {text!r}; helios jobs list shows them")
+    if not found: raise UnknownJob(f"no job {text!r}; helios jobs list shows them")
     raise JobError(f"several jobs begin with {text!r}, such as {found[0]} and {found[1]}; give more letters")
 
 # %% ../nbs/30_jobs.ipynb #a2fbf5a7
