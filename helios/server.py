@@ -18,12 +18,14 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #1a9bda5e
+# %% ../nbs/52_server.ipynb #7876c1ac
+from .models_api import models
 from .system_api import plain_health, system
+from .versions_api import versions
 
-AREAS = (system,)
+AREAS = (system, models, versions)
 
-# %% ../nbs/52_server.ipynb #4d5eff86
+# %% ../nbs/52_server.ipynb #c1cebd57
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -40,7 +42,7 @@ def create_app(
     app = APIFlask("helios", title="Helios", version=helios.__version__, static_folder=None, openapi_blueprint_url_prefix="/api", docs_path=None)
     app.request_class, app.json = ApiRequest, ApiJson(app)
     app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
-                   "AUTO_OPERATION_ID": True, "MAX_CONTENT_LENGTH": settings.max_body_kb * 1024}
+                   "AUTO_OPERATION_ID": True}
     app.extensions["helios"] = found or open_services(settings)
     handle_problems(app)
     for blueprint in AREAS: app.register_blueprint(blueprint)
