@@ -25,7 +25,7 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from .problems import refuse
 from .settings import Settings
 
-# %% ../nbs/47_api_base.ipynb #38db44f5
+# %% ../nbs/47_api_base.ipynb #443fe130
 MAX_DEPTH = 32   # of objects and lists in a body
 
 def _no_constant(word: str) -> None: raise ValueError(f"{word} is no JSON")
@@ -35,10 +35,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
     if len(found) < len(pairs): raise ValueError("a key stands twice in an object")
     return found
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
     value = float(text)
     if math.isinf(value): raise ValueError(f"{text[:20]} is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value    # JSON has one kind of number: 5.0 is 5
 
 def _depth(value: Any, room: int = MAX_DEPTH) -> None:
     if room < 0: raise ValueError(f"objects and lists are nested more than {MAX_DEPTH} deep")
@@ -49,7 +49,7 @@ def parse_body(
     data: bytes,   # as it came
 ) -> dict:
     "A body as a dict; `ValueError` for what is no JSON, `TypeError` for what is no object."
-    try: value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+    try: value = json.loads(data, parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_once)
     except RecursionError as e: raise ValueError(f"objects and lists are nested more than {MAX_DEPTH} deep") from e
     _depth(value)
     if not isinstance(value, dict): raise TypeError("the body is no object; send {...}")

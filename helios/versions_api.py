@@ -131,7 +131,7 @@ def change_version(name, version, json_data):
     note_change("version.change", before["ref"], *({key: row[key] for key in ("notes", "tags")} for row in (before, after)))
     return _shown(after)
 
-# %% ../nbs/50_versions_api.ipynb #ba9f8dac
+# %% ../nbs/50_versions_api.ipynb #8727ee83
 def _mark(act: str, name: str, version: str) -> dict:
     registry, ref = services().registry, _ref(name, version)
     before = registry.get(ref)
@@ -139,19 +139,19 @@ def _mark(act: str, name: str, version: str) -> dict:
     note_change(f"version.{act}", ref, *({key: row[key] for key in ("deleted_at", "purged_at")} for row in (before, after)))
     return _shown(after)
 
-@versions.delete("/models/<name>/versions/<int:version>")
+@versions.delete("/models/<name>/versions/<version>")
 @versions.output(VersionRow)
 def delete_version(name, version):
     """Hide a version that no alias points at"""
     return _mark("delete", name, version)
 
-@versions.post("/models/<name>/versions/<int:version>/restore")
+@versions.post("/models/<name>/versions/<version>/restore")
 @versions.output(VersionRow)
 def restore_version(name, version):
     """Bring a hidden version back"""
     return _mark("restore", name, version)
 
-@versions.post("/models/<name>/versions/<int:version>/purge")
+@versions.post("/models/<name>/versions/<version>/purge")
 @needs("admin")
 @versions.output(VersionRow)
 def purge_version(name, version):
