@@ -8,7 +8,7 @@ __all__ = ['models', 'ModelPage', 'ModelQuery', 'ModelJournalQuery', 'ModelRow',
            'model_journal', 'LoadModel', 'LoadedModel', 'load_model', 'PredictBy', 'Predict', 'Ticket', 'Prediction',
            'predict', 'predict_by']
 
-# %% ../nbs/50_models_api.ipynb #9bd5ec89
+# %% ../nbs/50_models_api.ipynb #6f14419f
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from .api_base import Body, Day, Instant, Name, Ref, Reply, Report, area, listing, needs, note_change, page_of, paged, paged_rows, services
 from .fitting import config_from
-from .model_cache import ModelCache
+from .model_cache import ModelCache, longest_window
 from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_record
 from .places import MODELS
 from .problems import refuse
@@ -224,7 +224,7 @@ def load_model(name, json_data):
     size = next((r["bytes"] for r in cache.listed() if r["ref"] == row["ref"]), 0)
     return {"name": name, "ref": row["ref"], "loaded": True, "bytes": size, "models_loaded": len(cache)}
 
-# %% ../nbs/50_models_api.ipynb #fee84611
+# %% ../nbs/50_models_api.ipynb #01bb0aa9
 class PredictBy(Body):
     "How to forecast."
     tickets: int = Field(5, ge=1, le=1000, description="most probable tickets to list")
@@ -272,9 +272,8 @@ def _recorded(row: dict, following: Any, held: Any) -> tuple:
 
 def _predict(ref: str, asked: PredictBy) -> dict:
     found, held = services(), services().parts["draws"].get()
-    _found(ref.partition("@")[0])
     row, model = _cache().get(ref)
-    following = forecast_of(row, model, held.draws, asked.tickets)
+    following = forecast_of(row, model, held.recent if longest_window(model) <= len(held.recent) else held.draws, asked.tickets)
     entry, why, prediction_id = _recorded(row, following, held) if asked.record else (None, "", None)
     keys = forecast_keys(found.registry, row, following, held.draws, held.read, entry, why, prediction_id)
     tickets = [{"white_balls": list(t.whites), "powerball": t.powerball, "probability": t.probability} for t in following.tickets]

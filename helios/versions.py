@@ -93,12 +93,12 @@ def _joined(table: sa.Table, key: str) -> sa.ColumnElement:
 
 WITH_NAMES = (_joined(model_aliases, "alias").label("aliases"), _joined(model_tags, "tag").label("tags"))
 
-def find_row(conn: sa.Connection, ref: str) -> dict:
-    "The row that `ref` means, deleted ones by number only; `RegistryError` if there is none."
+def find_row(conn: sa.Connection, ref: str, *columns: sa.ColumnElement) -> dict:
+    "The row that `ref` means, or these columns of it, deleted ones by number only; `UnknownVersion` if there is none."
     name, what = parse_ref(ref)
     row, alias = model_versions.c, model_aliases.c
     points = sa.select(alias.version).where(alias.model_name == name, alias.alias == (what or CHAMPION)).scalar_subquery()
-    query = sa.select(model_versions, *WITH_NAMES).where(row.model_name == name)
+    query = sa.select(*(columns or (model_versions, *WITH_NAMES))).where(row.model_name == name)
     if isinstance(what, int): query = query.where(row.version == what)
     elif what is None or what == LATEST: query = query.where(row.deleted_at.is_(None))
     else: query = query.where(row.version == points)
