@@ -23,7 +23,7 @@ from .problems import refuse
 from .tables import enhanced_journal, model_aliases, model_versions
 from .versions import CHAMPION
 
-# %% ../nbs/50_models_api.ipynb #fcfa970e
+# %% ../nbs/50_models_api.ipynb #291d1a81
 models = area("models", "Models by name, and what they say about the next draw")
 
 class ModelRow(Reply):
@@ -42,9 +42,7 @@ class ModelRow(Reply):
 ModelPage = page_of(ModelRow)
 ModelQuery = listing("ModelQuery", ["-updated_at", "name", "created_at", "versions"], active=(bool, Field(True, description="false: deleted models too")))
 
-def _cache() -> ModelCache:
-    found = services()
-    return found.parts.setdefault("models", ModelCache(found.registry, found.settings.model_cache_mb))
+def _cache() -> ModelCache: return services().parts["models"]
 
 def _counts(conn: sa.Connection) -> tuple[dict, dict]:
     "Of each name: versions that are not deleted, and aliases."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #7a9435f9
+# %% ../nbs/52_server.ipynb #77044566
 import helios
 from apiflask import APIFlask
 
@@ -13,6 +13,7 @@ from .api_base import ApiJson, ApiRequest, Services
 from .description import complete
 from .draws_at_hand import DrawsAtHand
 from .jobs import Jobs
+from .model_cache import ModelCache
 from .own_store import default_store
 from .problems import handle_problems
 from .archive import Registry
@@ -25,13 +26,14 @@ from .versions_api import versions
 
 AREAS = (system, models, versions)
 
-# %% ../nbs/52_server.ipynb #c1cebd57
+# %% ../nbs/52_server.ipynb #c5d4c48b
 def open_services(
     settings: Settings,
 ) -> Services:
     "Store, registry and jobs of the home folder; `StoreError` where the store cannot be opened."
     store = default_store()
-    return Services(settings, store, Registry(store), Jobs(store), {"draws": DrawsAtHand()})
+    registry = Registry(store)
+    return Services(settings, store, registry, Jobs(store), {"draws": DrawsAtHand(), "models": ModelCache(registry, settings.model_cache_mb)})
 
 def create_app(
     settings: Settings | None = None,   # None: those of the environment and the file

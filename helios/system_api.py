@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['system', 'CHECKS', 'PartHealth', 'Health', 'Unwell', 'check_health', 'health', 'plain_health']
 
-# %% ../nbs/50_system_api.ipynb #5aa46d26
+# %% ../nbs/50_system_api.ipynb #1b37ad24
 import os
 import shutil
 from collections.abc import Callable
@@ -20,11 +20,14 @@ from sqlalchemy import text
 
 import helios
 from .api_base import Reply, area, needs, services
+from .fitting import TrainError
 from .formats import DrawError
 from .job_rows import JobError
 from .places import JOBS, helios_home
 from .tables import check_row, context_storage
 from .values import StoreError
+from .versions import RegistryError
+from .weights import ModelError
 
 # %% ../nbs/50_system_api.ipynb #2e6a9919
 class PartHealth(Reply):
@@ -45,7 +48,7 @@ class Health(Reply):
 
 system = area("system", "Health, and what the server holds")
 
-# %% ../nbs/50_system_api.ipynb #f4be2307
+# %% ../nbs/50_system_api.ipynb #fd3f6ffc
 class Unwell(Exception):
     "What is wrong with a part, in a line."
 
@@ -83,15 +86,21 @@ def _jobs(found) -> str:
     if not os.access(folder, os.W_OK): raise Unwell(f"{folder} cannot be written, so that no job can start")
     return f"{len(rows)} running" if rows else "none running"
 
-CHECKS: dict[str, Callable[[Any], str]] = {"database": _database, "disk": _disk, "draws": _draws, "jobs": _jobs}
+def _models(found) -> str:
+    newest = next((row["name"] for row in found.store.list_models() if row["version"] != "0"), None)
+    if newest is None: return "none trained yet"
+    row, _ = found.parts["models"].get(newest)
+    return f"{row['ref']} is loaded"
 
-# %% ../nbs/50_system_api.ipynb #e63d684b
+CHECKS: dict[str, Callable[[Any], str]] = {"database": _database, "disk": _disk, "draws": _draws, "jobs": _jobs, "models": _models}
+
+# %% ../nbs/50_system_api.ipynb #5f5487e1
 def check_health(found: Any) -> Health:
     "Every part looked at."
     checks = {}
     for name, check in CHECKS.items():
         try: checks[name] = PartHealth(status="healthy", detail=check(found))
-        except (Unwell, OSError, StoreError, JobError, DrawError) as e: checks[name] = PartHealth(status="unhealthy", detail=" ".join(str(e).split()))
+        except (Unwell, OSError, StoreError, JobError, DrawError, RegistryError, ModelError, TrainError) as e: checks[name] = PartHealth(status="unhealthy", detail=" ".join(str(e).split()))
     good, database = all(c.status == "healthy" for c in checks.values()), checks["database"].status == "healthy"
     state = "connected" if database else "read_only" if found.store.read_only else "unavailable"
     torch = find_spec("torch") is not None
