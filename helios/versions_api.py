@@ -233,7 +233,7 @@ def roll_back(name, json_data):
     note_change("alias.rollback", f"{name}@{json_data.alias}", before, move["to"])
     return move
 
-# %% ../nbs/50_versions_api.ipynb #8a056f02
+# %% ../nbs/50_versions_api.ipynb #e5cb2987
 @versions.get("/models/<name>/versions/<version>/export")
 @versions.output({}, content_type="application/octet-stream")
 def export_version(name, version):
@@ -258,7 +258,7 @@ class ImportedVersion(VersionRow):
     "The version that was entered."
     imported: bool = Field(description="false: it was here already")
 
-@versions.post("/models/import")
+@versions.post("/versions/import")
 @uploads
 @versions.input(ModelUpload, location="files")
 @versions.output(ImportedVersion, status_code=201)

@@ -116,9 +116,9 @@ def test_a_name_before_its_first_version(client):
 
 def test_an_archive_travels(trained, client):
     data = client.get("/api/models/powerball/versions/1/export").data
-    sent = client.post("/api/models/import", data={"file": (io.BytesIO(data), "../../m.helios"), "name": "copy"})
+    sent = client.post("/api/versions/import", data={"file": (io.BytesIO(data), "../../m.helios"), "name": "copy"})
     assert sent.status_code == 201 and sent.json["ref"] == "copy@1" and sent.json["imported"]
-    again = client.post("/api/models/import", data={"file": (io.BytesIO(data), "m.helios"), "name": "copy"})
+    again = client.post("/api/versions/import", data={"file": (io.BytesIO(data), "m.helios"), "name": "copy"})
     assert again.status_code == 201 and not again.json["imported"]
     said = [client.post("/api/predict", json={"model_name": name, "record": False}).json["forecast"] for name in ("powerball@1", "copy@1")]
     assert said[0] == said[1]
@@ -126,7 +126,7 @@ def test_an_archive_travels(trained, client):
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04K\x01.", b"PK\x03\x04" + b"\0" * 100, b"HELIOS" * 1000])
 def test_what_is_no_archive_is_refused(client, data):
-    answer = client.post("/api/models/import", data={"file": (io.BytesIO(data), "m.helios")})
+    answer = client.post("/api/versions/import", data={"file": (io.BytesIO(data), "m.helios")})
     assert answer.status_code == 422
     assert client.get("/api/versions").json["total"] == 0
 
@@ -135,9 +135,9 @@ def test_a_large_upload_and_a_large_body_are_refused(home):
     home.mkdir()
     app = create_app(Settings(max_upload_mb=1, max_body_kb=1, rate_limit=""))
     client = app.test_client()
-    large = client.post("/api/models/import", data={"file": (io.BytesIO(b"x" * 2**21), "m.helios")})
+    large = client.post("/api/versions/import", data={"file": (io.BytesIO(b"x" * 2**21), "m.helios")})
     body = client.post("/api/models", json={"name": "a", "description": "x" * 2000})
-    fits = client.post("/api/models/import", data={"file": (io.BytesIO(b"x" * 2**15), "m.helios")})
+    fits = client.post("/api/versions/import", data={"file": (io.BytesIO(b"x" * 2**15), "m.helios")})
     app.extensions["helios"].store.close()
     assert [large.status_code, body.status_code, fits.status_code] == [413, 413, 422]
     assert large.mimetype == "application/problem+json"

@@ -1,0 +1,66 @@
+"""Every endpoint answers what its description says, whatever is sent: the whole of it under schemathesis, all checks."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import served
+
+from helios.draws import simulate, write_draws
+from helios.fitting import TrainingConfig
+from helios.places import HISTORY
+from helios.server import create_app
+from helios.settings import Settings
+from helios.trainer import ModelTrainer
+
+TINY = TrainingConfig(hidden=8, layers=1, heads=1, sequence_length=10, epochs=1, threads=1)
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """A server that asks for keys, with a little of everything in its store."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("contract")
+        patch.setenv("HELIOS_HOME", str(home))
+        patch.setenv("HELIOS_JOBS_LIMIT", "1")
+        draws = simulate(n=150, seed=1)
+        write_draws(draws, home / HISTORY)
+        made = create_app(Settings(rate_limit="", draws_max_age_days=36500, log_level="ERROR"))
+        store = made.extensions["helios"].store
+        for seed in range(2):
+            ModelTrainer(store).train(draws, TrainingConfig(**TINY.__dict__ | {"seed": seed}), "powerball")
+        yield made
+        store.close()
+
+
+def schemathesis(url: str, *options: str) -> subprocess.CompletedProcess:
+    st = shutil.which("st", path=Path(sys.executable).parent)
+    return subprocess.run([st, "--no-color", "--config-file", CONFIG, "run", f"{url}/api/openapi.json", "--seed", "1", *options],
+                          capture_output=True, text=True, timeout=1200)
+
+
+def test_every_route_is_described(app):
+    """Each rule under /api is in the description, with a summary, a role and a shape for its answer."""
+    spec = app.test_client().get("/api/openapi.json").json
+    described = {(path, method.upper()) for path, item in spec["paths"].items() for method in item}
+    rules = {(rule.rule.replace("<int:", "<").replace("<path:", "<").replace("<", "{").replace(">", "}"), method)
+             for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/") for method in rule.methods - {"HEAD", "OPTIONS"}}
+    assert rules - described <= {("/api/openapi.json", "GET"), ("/api/docs", "GET"), ("/api/{rest}", "GET")}
+    for path, item in spec["paths"].items():
+        for method, operation in item.items():
+            assert operation["summary"] and "x-helios-role" in operation, (path, method)
+            assert any(int(status) < 400 for status in operation["responses"]), (path, method)
+    ids = [operation["operationId"] for item in spec["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids))
+    json.dumps(spec, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(app):
+    with served(app) as url:
+        done = schemathesis(url, "--max-examples", "20")
+    assert done.returncode == 0, done.stdout[-20_000:]
