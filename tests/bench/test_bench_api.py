@@ -1,0 +1,232 @@
+"""How quick the served API is: a forecast beside the bare forward pass, a trivial route beside bare Flask, and 32 clients while a training runs.
+
+Servers are processes of their own behind gunicorn with one worker and sixteen threads; the clients are threads of this
+process, so on two cores they share the machine with the server, and with the training where there is one. Ratios are
+of medians taken by turns in one run. Nothing here fails for being slow.
+
+    pytest tests/bench/test_bench_api.py --benchmark-enable --benchmark-only
+"""
+
+import http.client
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helios.draws import simulate, write_draws
+from helios.fitting import PRESETS
+from helios.job_rows import JobError
+from helios.jobs import Jobs
+from helios.memory_store import MemoryStore
+from helios.next_forecast import load_version
+from helios.places import DATABASE, HISTORY
+from helios.registry import Registry
+from helios.trainer import ModelTrainer, submit_training
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def running(command: list[str], port: int, env: dict):
+    """A server for the length of a `with`, once it answers."""
+    process = subprocess.Popen(command, env=env, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with suppress(OSError):
+                client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                client.request("GET", "/api/version")
+                client.getresponse().read()
+                client.close()
+                break
+            assert process.poll() is None and time.monotonic() < until, "the server did not start"
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def free_port() -> int:
+    import socket
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Client:
+    """One connection that is kept open."""
+
+    def __init__(self, port: int):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def __call__(self, path: str, body: dict | None = None) -> float:
+        """Seconds until the whole answer is here."""
+        start = time.perf_counter()
+        if body is None:
+            self.connection.request("GET", path)
+        else:
+            self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        data = answer.read()
+        assert answer.status == 200, data[:300]
+        return time.perf_counter() - start
+
+
+@pytest.fixture
+def home(figure, tmp_path, monkeypatch):
+    """A home with draws and two models: the net as specified, and the quick one."""
+    monkeypatch.setenv("HELIOS_HOME", str(tmp_path))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    draws = simulate(n=1390 if figure.measuring else 150, seed=1)
+    write_draws(draws, tmp_path / HISTORY)
+    quick = replace(PRESETS["quick"], epochs=1, sequence_length=50 if figure.measuring else 10)
+    full = replace(PRESETS["full"], epochs=0, threads=1) if figure.measuring else replace(quick, hidden=16)
+    with MemoryStore(tmp_path / DATABASE) as store:
+        for name, config in (("full", full), ("quick", quick)):
+            ModelTrainer(store).train(draws, config, name)
+        yield tmp_path
+    torch.set_num_threads(before)
+
+
+def environment(home: Path, port: int) -> dict:
+    return os.environ | {"HELIOS_HOME": str(home), "PORT": str(port), "HELIOS_RATE_LIMIT": "", "HELIOS_DRAWS_MAX_AGE_DAYS": "36500",
+                         "LOG_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def helios_server(home: Path):
+    port = free_port()
+    with running([sys.executable, "-m", "helios.cli", "serve"], port, environment(home, port)):
+        yield port
+
+
+@contextmanager
+def bare_server(home: Path):
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "16", "api_reference:app"]
+    with running(command, port, environment(home, port)):
+        yield port
+
+
+def by_turns(rounds: int, *works) -> list[list[float]]:
+    """Seconds of each work in each round, in turns, the first round thrown away."""
+    taken = [[work() for work in works] for _ in range(rounds + 1)]
+    return [[*column] for column in zip(*taken[1:], strict=True)]
+
+
+def timed(work):
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    return run
+
+
+def test_a_forecast_costs_little_more_than_the_net(figure, home, benchmark):
+    """The bare forward pass with decoding (shrinkage, ball probabilities, five best tickets) in this process; the answer over a socket."""
+    with MemoryStore(home / DATABASE) as store:
+        nets = {name: load_version(Registry(store, home), name)[1] for name in ("full", "quick")}
+    window = simulate(n=1390, seed=1).tail(50)
+
+    def bare(model):
+        forecast, _ = model.next_forecast(window)
+        forecast.top_tickets(5), forecast.inclusion()
+
+    with helios_server(home) as port:
+        ask = Client(port)
+        for name, model in nets.items():
+            rounds = 200 if figure.measuring else 2
+            alone, served = by_turns(rounds, timed(lambda model=model: bare(model)),
+                                     lambda name=name: ask("/api/predict", {"model_name": name, "record": False}))
+            wanted = 1.3 if name == "full" else None
+            figure(f"POST /api/predict, net {name}, over the bare forward pass", statistics.median(served) / statistics.median(alone), "times", at_most=wanted)
+            figure(f"POST /api/predict, net {name}", 1e3 * statistics.median(served), "ms")
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def rate(port: int, path: str, seconds: float, clients: int = 8) -> float:
+    """Answers a second."""
+    counts, stop = [0] * clients, threading.Event()
+
+    def work(i: int) -> None:
+        ask = Client(port)
+        while not stop.is_set():
+            ask(path)
+            counts[i] += 1
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+def test_a_trivial_route_is_nearly_bare_flask(figure, home, benchmark):
+    seconds, rounds = (3, 5) if figure.measuring else (0.2, 1)
+    with helios_server(home) as ours, bare_server(home) as theirs:
+        pairs = [(rate(theirs, "/api/version", seconds), rate(ours, "/api/version", seconds)) for _ in range(rounds)]
+    figure("a trivial route, answers a second, over bare Flask's", statistics.median(own / bare for bare, own in pairs), "times", at_least=0.8)
+    figure("a trivial route", statistics.median(own for _, own in pairs), "answers/s")
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def latencies(port: int, seconds: float, clients: int = 32) -> np.ndarray:
+    """Milliseconds of each request of 32 clients that ask for a list, a row and a forecast in turn, ten times a second each."""
+    taken, stop = [[] for _ in range(clients)], time.monotonic() + seconds
+
+    def work(i: int) -> None:
+        ask = Client(port)
+        time.sleep(0.1 * i / clients)
+        while time.monotonic() < stop:
+            for path, body in (("/api/models", None), ("/api/models/quick/info", None), ("/api/predict", {"model_name": "quick", "record": False})):
+                start = time.monotonic()
+                taken[i].append(1e3 * ask(path, body))
+                time.sleep(max(0.0, 0.5 - (time.monotonic() - start)))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return np.array([ms for mine in taken for ms in mine])
+
+
+def test_a_training_does_not_make_it_slow(figure, home, benchmark):
+    """p50 and p99 of 32 clients before and while a training job runs on a core that it may have, at lower priority."""
+    seconds = 20 if figure.measuring else 1
+    draws = simulate(n=1390 if figure.measuring else 150, seed=2)
+    config = replace(PRESETS["full" if figure.measuring else "quick"], epochs=100, threads=1, sequence_length=50 if figure.measuring else 10, early_stopping_patience=0)
+    with helios_server(home) as port, MemoryStore(home / DATABASE) as store:
+        latencies(port, 2 if figure.measuring else 0.2)      # everything loaded
+        quiet = latencies(port, seconds)
+        jobs = Jobs(store, home)
+        job_id = submit_training(jobs, draws, config, "slow")["job_id"]
+        while not (row := jobs.get(job_id))["progress"] and row["status"] in ("queued", "running"):
+            time.sleep(0.2)
+        busy = latencies(port, seconds)
+        status = jobs.get(job_id)["status"]
+        with suppress(JobError):      # it may have ended
+            jobs.cancel(job_id)
+        jobs.wait(job_id, 60)
+    assert status in ("running", "completed")
+    for name, q in (("p50", 50), ("p99", 99)):
+        figure(f"32 clients, {name}", float(np.percentile(quiet, q)), "ms")
+        figure(f"32 clients, {name}, while a training runs", float(np.percentile(busy, q)), "ms")
+    figure("32 clients, p99 while a training runs, over without", float(np.percentile(busy, 99) / np.percentile(quiet, 99)), "times", at_most=2)
+    benchmark.pedantic(lambda: None, rounds=1)
