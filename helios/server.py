@@ -5,17 +5,23 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #7a9435f9
+# %% ../nbs/52_server.ipynb #d905be7f
+from collections.abc import Sequence
+
 import helios
-from apiflask import APIFlask
+from apiflask import APIBlueprint, APIFlask
 
 from .api_base import ApiJson, ApiRequest, Services
 from .description import complete
+from .docs_page import add_docs
 from .draws_at_hand import DrawsAtHand
 from .jobs import Jobs
 from .own_store import default_store
+from .pages import add_pages
 from .problems import handle_problems
 from .archive import Registry
+from .server_logs import log_requests
+from .server_metrics import measure_requests
 from .settings import Settings, load_settings
 
 # %% ../nbs/52_server.ipynb #1a9bda5e
@@ -23,7 +29,7 @@ from .system_api import plain_health, system
 
 AREAS = (system,)
 
-# %% ../nbs/52_server.ipynb #4d5eff86
+# %% ../nbs/52_server.ipynb #1200b8cf
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -34,6 +40,7 @@ def open_services(
 def create_app(
     settings: Settings | None = None,   # None: those of the environment and the file
     found: Services | None = None,      # None: those of the home folder
+    areas: Sequence[APIBlueprint] = AREAS,
 ) -> APIFlask:
     "The app; `SettingsError` or `StoreError` where it cannot work."
     settings = settings or load_settings()
@@ -42,8 +49,12 @@ def create_app(
     app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
                    "AUTO_OPERATION_ID": True, "MAX_CONTENT_LENGTH": settings.max_body_kb * 1024}
     app.extensions["helios"] = found or open_services(settings)
+    log_requests(app)
+    measure_requests(app)
     handle_problems(app)
-    for blueprint in AREAS: app.register_blueprint(blueprint)
+    for blueprint in areas: app.register_blueprint(blueprint)
     app.add_url_rule("/health", "health", app.doc(hide=True)(plain_health))
+    add_pages(app)
+    add_docs(app)
     app.spec_processor(lambda spec: complete(app, spec))
     return app

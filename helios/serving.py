@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ServeError', 'listen', 'check_start', 'greeting', 'figures_folder', 'start_app', 'close_app', 'run_waitress', 'serve']
 
-# %% ../nbs/53_serving.ipynb #3681fd43
+# %% ../nbs/53_serving.ipynb #71fa0fab
 import errno
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ from time import monotonic
 from typing import Any
 
 import helios
-from .settings import Settings, is_loopback
+from .settings import Settings
+from .values import StoreError
 
 # %% ../nbs/53_serving.ipynb #a6f45778
 class ServeError(Exception):
@@ -117,7 +119,7 @@ def figures_folder(
             shutil.rmtree(folder, ignore_errors=True)
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
-# %% ../nbs/53_serving.ipynb #51920b75
+# %% ../nbs/53_serving.ipynb #f203f022
 _LOG = logging.getLogger(__name__)
 
 def _standard_app(settings: Settings) -> Any:
@@ -143,7 +145,7 @@ def close_app(
     for part in (*found.parts.values(), found.store):
         if not hasattr(part, "close"): continue
         try: part.close()
-        except Exception: _LOG.exception("%s could not be closed", type(part).__name__)
+        except (StoreError, OSError, RuntimeError): _LOG.exception("%s could not be closed", type(part).__name__)
 
 # %% ../nbs/53_serving.ipynb #a6942aaa
 def _options(settings: Settings, descriptor: int, own: int) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _run_gunicorn(settings: Settings, sock: socket.socket, make_app: Callable | 
         logging.shutdown()
         os._exit(status)
 
-# %% ../nbs/53_serving.ipynb #34d47e1c
+# %% ../nbs/53_serving.ipynb #05e1fb73
 def run_waitress(
     settings: Settings,
     sock: socket.socket,   # listening
@@ -190,7 +192,7 @@ def run_waitress(
                                     max_request_header_size=65536, max_request_body_size=settings.max_upload_mb * 2**20)
     stopping = app.extensions["helios"].parts["stopping"]
     def busy() -> bool: return any(c.requests or c.total_outbufs_len for c in [*server.active_channels.values()])
-    def turn(wait_s: float) -> None: server.asyncore.loop(timeout=wait_s, map=server._map, use_poll=hasattr(__import__("select"), "poll"), count=1)
+    def turn(wait_s: float) -> None: server.asyncore.loop(timeout=wait_s, map=server._map, use_poll=hasattr(select, "poll"), count=1)
     while not stopping.is_set(): turn(0.25)
     server.socket.close()
     server.del_channel()
