@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['csp_nonce', 'templates', 'page']
 
-# %% ../nbs/49_page_parts.ipynb #9f47e64a
+# %% ../nbs/49_page_parts.ipynb #2b4a66c4
 from functools import cache
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
 import jinja2
-from flask import Response, g
+from flask import Response, request
 
 import helios
 
-# %% ../nbs/49_page_parts.ipynb #dff5422e
+# %% ../nbs/49_page_parts.ipynb #db4f0f63
 def csp_nonce() -> str:
     "The nonce of this answer."
-    if "csp_nonce" not in g: g.csp_nonce = token_urlsafe(16)
-    return g.csp_nonce
+    if "helios.nonce" not in request.environ: request.environ["helios.nonce"] = token_urlsafe(16)
+    return request.environ["helios.nonce"]
 
 # %% ../nbs/49_page_parts.ipynb #a9682450
 @cache

@@ -99,7 +99,7 @@ def check_lines(checks: list[Check]) -> Iterator[str]:
     for check in checks: yield f"[{'ok' if check.passed else 'fail'}] {check.name}: {'PASSED' if check.passed else 'FAILED'} ({check.said})"
     yield f"Success Rate: {round(100 * sum(check.passed for check in checks) / len(checks))}%"
 
-# %% ../nbs/59_server_commands.ipynb #3ff7b985
+# %% ../nbs/59_server_commands.ipynb #de529467
 def main() -> None:
     "`helios serve`, in a process of its own."
     serve(prog_name="helios serve")
@@ -108,7 +108,7 @@ def main() -> None:
 def running_server(*words: str) -> Iterator[str]:
     "A server started with these words of `helios serve`; its address. What it says is its own standard error."
     from helios.processes import python_command
-    with subprocess.Popen(python_command("server_commands", words), stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(python_command("helios.server_commands", words), stdout=subprocess.PIPE, text=True) as server:
         try:
             first = server.stdout.readline()
             if not first:

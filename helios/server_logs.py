@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'Cover', 'JsonLines', 'PlainLines', 'set_up_logs', 'log_requests']
 
-# %% ../nbs/49_server_logs.ipynb #6da4454e
+# %% ../nbs/49_server_logs.ipynb #dbf23d5c
 import json
 import logging
 import re
@@ -13,15 +13,16 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from flask import Flask, g, has_request_context, request
+from flask import Flask, has_request_context, request
 
-from .exchanges import Exchange, request_id, watch
+from .exchanges import Exchange, caller_name, request_id, watch
 from .settings import Settings
 
-# %% ../nbs/49_server_logs.ipynb #c475e888
+# %% ../nbs/49_server_logs.ipynb #021c37c6
 _COVERED = "***"
 _LOOKS_SECRET = re.compile(
     r"(?P<name>\b(?:[\w-]*(?:api[_-]?key|secret|token|password|passwd|signature)|key|authorization|cookie)\b[\"']?\s*[=:]\s*(?:bearer\s+|basic\s+)?[\"']?)[^\s\"'&,;})\]]+"
+    r"|(?P<key>\bhel_)[0-9a-f]{12}_[\w-]+"
     r"|(?P<bearer>\bbearer\s+)[\w.~+/=-]{8,}"
     r"|(?P<address>://[^\s:/@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 
@@ -31,17 +32,16 @@ class Cover:
 
     def __call__(self, text: str) -> str:
         for word in self.known: text = text.replace(word, _COVERED)
-        return _LOOKS_SECRET.sub(lambda found: f"{found['name'] or found['bearer'] or found['address']}{_COVERED}", text)
+        return _LOOKS_SECRET.sub(lambda found: f"{found['name'] or found['key'] or found['bearer'] or found['address']}{_COVERED}", text)
 
-# %% ../nbs/49_server_logs.ipynb #ec0318af
+# %% ../nbs/49_server_logs.ipynb #f45288d4
 FIELDS = ("request_id", "job_id", "error_id", "status", "method", "path", "duration_ms", "caller")
 
 def _here() -> dict[str, Any]:
     "What the request that is being answered knows of itself."
     if not has_request_context(): return {}
-    caller = g.get("caller")
     return {"request_id": request_id(), "job_id": (request.view_args or {}).get("job_id"), "method": request.method, "path": request.path,
-            "caller": None if caller is None else str(getattr(caller, "name", caller))}
+            "caller": caller_name()}
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
     found = record.__dict__

@@ -119,7 +119,7 @@ def figures_folder(
             shutil.rmtree(folder, ignore_errors=True)
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
-# %% ../nbs/53_serving.ipynb #f203f022
+# %% ../nbs/53_serving.ipynb #162730d5
 _LOG = logging.getLogger(__name__)
 
 def _standard_app(settings: Settings) -> Any:
@@ -142,6 +142,7 @@ def close_app(
 ) -> None:
     "Close what the services hold; what cannot be closed is logged."
     found = app.extensions["helios"]
+    found.parts["stopping"].set()
     for part in (*found.parts.values(), found.store):
         if not hasattr(part, "close"): continue
         try: part.close()
