@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main', 'TrainingBar', 'run', 'summary', 'notebooks_folder', 'lab']
 
-# %% ../nbs/60_cli.ipynb #fbba5a49
+# %% ../nbs/60_cli.ipynb #81aefcd7
 import shlex
 import shutil
 import subprocess
@@ -29,12 +29,13 @@ from .forecast_commands import forecast
 from .job_commands import jobs
 from .ledger_commands import ledger
 from .model_commands import models
+from .server_commands import serve, up
 from .store_commands import db
 from .study_commands import audit, ev, selftest, simulate
 from .sweep_commands import sweep
 from .train_commands import train
 
-# %% ../nbs/60_cli.ipynb #71f02aae
+# %% ../nbs/60_cli.ipynb #5a35e666
 @click.group(cls=Commands, context_settings=HELP)
 @click.version_option(helios.__version__, prog_name="helios")
 def main() -> None:
@@ -56,10 +57,11 @@ def main() -> None:
     helios compare uniform mixture   forecasters and versions on the same draws
     helios ledger                    predictions made before their draw, beside the results
     helios db check                  is the memory whole? backup, restore, compact
+    helios serve                     the API and a page, for programs and browsers
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, db): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, db, serve, up): main.add_command(command)
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d
