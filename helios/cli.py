@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main', 'TrainingBar', 'run', 'summary', 'notebooks_folder', 'lab']
 
-# %% ../nbs/60_cli.ipynb #fbba5a49
+# %% ../nbs/60_cli.ipynb #a75e265e
 import shlex
 import shutil
 import subprocess
@@ -27,6 +27,7 @@ from .decide_commands import decide, goals
 from .ensemble_commands import ensemble
 from .forecast_commands import forecast
 from .job_commands import jobs
+from .keys_commands import config, keys
 from .ledger_commands import ledger
 from .model_commands import models
 from .store_commands import db
@@ -34,7 +35,7 @@ from .study_commands import audit, ev, selftest, simulate
 from .sweep_commands import sweep
 from .train_commands import train
 
-# %% ../nbs/60_cli.ipynb #71f02aae
+# %% ../nbs/60_cli.ipynb #6a64068b
 @click.group(cls=Commands, context_settings=HELP)
 @click.version_option(helios.__version__, prog_name="helios")
 def main() -> None:
@@ -55,11 +56,12 @@ def main() -> None:
     helios decide                    what to do next, with its reasons; done when you approve
     helios compare uniform mixture   forecasters and versions on the same draws
     helios ledger                    predictions made before their draw, beside the results
+    helios keys                      who may call the served API; helios config shows its settings
     helios db check                  is the memory whole? backup, restore, compact
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, db): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, keys, config, db): main.add_command(command)
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d

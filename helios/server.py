@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #7a9435f9
+# %% ../nbs/52_server.ipynb #22cbca71
 import helios
 from apiflask import APIFlask
 
@@ -16,14 +16,16 @@ from .jobs import Jobs
 from .own_store import default_store
 from .problems import handle_problems
 from .archive import Registry
+from .security import protect, shield
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #1a9bda5e
+# %% ../nbs/52_server.ipynb #f6c4e99e
+from .access_api import access
 from .system_api import plain_health, system
 
-AREAS = (system,)
+AREAS = (system, access)
 
-# %% ../nbs/52_server.ipynb #4d5eff86
+# %% ../nbs/52_server.ipynb #711b3214
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -43,7 +45,9 @@ def create_app(
                    "AUTO_OPERATION_ID": True, "MAX_CONTENT_LENGTH": settings.max_body_kb * 1024}
     app.extensions["helios"] = found or open_services(settings)
     handle_problems(app)
+    protect(app)         # before all routes
     for blueprint in AREAS: app.register_blueprint(blueprint)
     app.add_url_rule("/health", "health", app.doc(hide=True)(plain_health))
     app.spec_processor(lambda spec: complete(app, spec))
+    shield(app)          # around all of it
     return app
