@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TRIES', 'is_local', 'Desk', 'role_needed', 'why_not', 'url_problem']
 
-# %% ../nbs/49_callers.ipynb #6a6e217e
+# %% ../nbs/49_callers.ipynb #a3d75265
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,7 +20,7 @@ from .keys import LOCAL, Caller, Keys
 from .problems import respond
 from .settings import Settings
 
-# %% ../nbs/49_callers.ipynb #00d5ae71
+# %% ../nbs/49_callers.ipynb #56d7c918
 TRIES = limits_of("10 per minute; 100 per hour")   # bad keys, of one address
 _FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
@@ -27,8 +28,11 @@ def is_local(
     environ: dict,   # of WSGI
 ) -> bool:
     "Whether a request was made on this machine, as far as that can be seen."
-    if any(name in environ for name in _FORWARDED): return False
-    try: return ip_address(environ.get("REMOTE_ADDR") or "").is_loopback
+    return not any(name in environ for name in _FORWARDED) and _is_loopback(environ.get("REMOTE_ADDR") or "")
+
+@lru_cache(maxsize=1000)
+def _is_loopback(address: str) -> bool:
+    try: return ip_address(address).is_loopback
     except ValueError: return False
 
 class Desk:
@@ -40,9 +44,11 @@ class Desk:
         for reader in self.readers: reader.verify_token(self._check)
 
     def _check(self, token: str) -> Caller | None:
+        if known := self.keys.check(token, known_only=True): return known
         g.wait_s = self.counts.full(TRIES, "tries", caller_network())
-        caller = self.keys.check(token, known_only=g.wait_s is not None)
-        if caller is None and g.wait_s is None: self.counts.hit(TRIES, "tries", caller_network())
+        if g.wait_s is not None: return None
+        caller = self.keys.check(token)
+        if caller is None: self.counts.hit(TRIES, "tries", caller_network())
         return caller
 
     def caller(self) -> Caller | Response:

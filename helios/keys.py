@@ -133,7 +133,7 @@ def revoke(self: Keys, key_id: str) -> dict:   # its row
     with self._lock: self._cache.pop(key_id, None)
     return self.get(key_id)
 
-# %% ../nbs/46_keys.ipynb #a872b515
+# %% ../nbs/46_keys.ipynb #d6c0a729
 @patch
 def check(
     self: Keys,
@@ -146,24 +146,24 @@ def check(
         return Caller("admin-key", "admin", name="the key of the settings")
     parts = split_token(token)
     if parts is None: return None
-    row = self._row(*parts, known_only)
+    row, fresh = self._row(*parts, known_only)
     if not compare_digest(row["hash"] if row else "0" * 64, parts[1]) or not row: return None
     if row["revoked_at"] or (row["expires_at"] and row["expires_at"] <= utc_now()): return None
-    self._used(row)
+    if fresh: self._used(row)
     return Caller(row["key_id"], row["role"], tuple(row["scopes"]), row["name"], row["expires_at"])
 
 @patch
-def _row(self: Keys, key_id: str, hashed: str, known_only: bool) -> dict | None:
+def _row(self: Keys, key_id: str, hashed: str, known_only: bool) -> tuple[dict | None, bool]:   # and whether it was read just now
     with self._lock: row, read_at = self._cache.get(key_id, (None, 0))
-    if row and time.monotonic() - read_at < CACHE_S: return row
-    if known_only and not (row and compare_digest(row["hash"], hashed)): return None
+    if row and time.monotonic() - read_at < CACHE_S: return row, False
+    if known_only and not (row and compare_digest(row["hash"], hashed)): return None, False
     began = time.monotonic()
     found = self.store._rows(api_keys.select().where(api_keys.c.key_id == key_id))
     with self._lock:
         self._cache.pop(key_id, None)
         if found: self._cache[key_id] = found[0], began
         if len(self._cache) > _CACHED: self._cache.popitem(last=False)
-    return found[0] if found else None
+    return (found[0] if found else None), True
 
 @patch
 def _used(self: Keys, row: dict) -> None:
