@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_DEPTH', 'Name', 'Ref', 'Day', 'Instant', 'PER_PAGE', 'ROLES', 'parse_body', 'ApiRequest', 'uploads', 'ApiJson',
            'Body', 'Query', 'Reply', 'Report', 'listing', 'page_of', 'paged', 'paged_rows', 'area', 'needs', 'role_of',
-           'Services', 'services', 'note_change']
+           'changes_nothing', 'Services', 'services', 'note_change']
 
 # %% ../nbs/47_api_base.ipynb #0ccb47f7
 import json
@@ -187,6 +187,12 @@ def needs(
 def role_of(view: Callable, method: str) -> str | None:
     "The role that a route asks for."
     return getattr(view, "helios_role", "viewer" if method in ("GET", "HEAD") else "operator")
+
+# %% ../nbs/47_api_base.ipynb #fa7bba38
+def changes_nothing(view: Callable) -> Callable:
+    "Mark a route that only answers; stands beside `needs`."
+    view.helios_changes_nothing = True
+    return view
 
 # %% ../nbs/47_api_base.ipynb #ba9cdc07
 @dataclass

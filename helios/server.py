@@ -5,28 +5,45 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #77044566
+# %% ../nbs/52_server.ipynb #16dbd754
+from collections.abc import Sequence
+
 import helios
-from apiflask import APIFlask
+from apiflask import APIBlueprint, APIFlask
 
+from .access_api import access
 from .api_base import ApiJson, ApiRequest, Services
-from .description import complete
-from .draws_at_hand import DrawsAtHand
-from .jobs import Jobs
-from .model_cache import ModelCache
-from .own_store import default_store
-from .problems import handle_problems
 from .archive import Registry
-from .settings import Settings, load_settings
-
-# %% ../nbs/52_server.ipynb #7876c1ac
+from .decisions_api import decisions
+from .description import complete
+from .docs_page import add_docs
+from .draws_api import draws
+from .draws_at_hand import DrawsAtHand
+from .forecasters_api import forecasters
+from .goals_api import goals
+from .jobs import Jobs
+from .jobs_api import jobs
+from .ledger_api import predictions
+from .live_api import live
+from .model_cache import ModelCache
 from .models_api import models
+from .own_store import default_store
+from .pages import add_pages
+from .problems import handle_problems
+from .security import protect, shield
+from .server_logs import log_requests
+from .server_metrics import measure_requests
+from .settings import Settings, load_settings
+from .studies_api import studies
 from .system_api import plain_health, system
+from .training_api import trainings
 from .versions_api import versions
+from .webhooks_api import hooks
 
-AREAS = (system, models, versions)
+# %% ../nbs/52_server.ipynb #9bc0886f
+AREAS = (system, models, versions, draws, trainings, jobs, studies, forecasters, predictions, decisions, goals, live, hooks, access)
 
-# %% ../nbs/52_server.ipynb #c5d4c48b
+# %% ../nbs/52_server.ipynb #086b45ca
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -36,18 +53,24 @@ def open_services(
     return Services(settings, store, registry, Jobs(store), {"draws": DrawsAtHand(), "models": ModelCache(registry, settings.model_cache_mb)})
 
 def create_app(
-    settings: Settings | None = None,   # None: those of the environment and the file
-    found: Services | None = None,      # None: those of the home folder
+    settings: Settings | None = None,          # None: those of the environment and the file
+    found: Services | None = None,             # None: those of the home folder
+    areas: Sequence[APIBlueprint] = AREAS,     # a test may have one of its own
 ) -> APIFlask:
     "The app; `SettingsError` or `StoreError` where it cannot work."
     settings = settings or load_settings()
     app = APIFlask("helios", title="Helios", version=helios.__version__, static_folder=None, openapi_blueprint_url_prefix="/api", docs_path=None)
     app.request_class, app.json = ApiRequest, ApiJson(app)
-    app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
-                   "AUTO_OPERATION_ID": True}
+    app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False}
     app.extensions["helios"] = found or open_services(settings)
+    log_requests(app)
+    measure_requests(app)
     handle_problems(app)
-    for blueprint in AREAS: app.register_blueprint(blueprint)
+    protect(app)
+    for blueprint in areas: app.register_blueprint(blueprint)
     app.add_url_rule("/health", "health", app.doc(hide=True)(plain_health))
+    add_pages(app)
+    add_docs(app)
     app.spec_processor(lambda spec: complete(app, spec))
+    shield(app)
     return app
