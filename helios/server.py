@@ -19,12 +19,16 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #7876c1ac
+# %% ../nbs/52_server.ipynb #856b698a
+from .draws_api import draws
+from .jobs_api import jobs
 from .models_api import models
+from .studies_api import studies
 from .system_api import plain_health, system
+from .training_api import trainings
 from .versions_api import versions
 
-AREAS = (system, models, versions)
+AREAS = (system, models, versions, draws, trainings, jobs, studies)
 
 # %% ../nbs/52_server.ipynb #c5d4c48b
 def open_services(
