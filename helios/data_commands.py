@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['OWN', 'data', 'update_command', 'import_command', 'remove_command', 'show_command', 'export_command', 'check_command']
 
-# %% ../nbs/56_data_commands.ipynb #43ee735b
-import json
+# %% ../nbs/56_data_commands.ipynb #4fc5bad1
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -28,34 +27,7 @@ def data() -> None:
     helios data remove 2026-08-05    take out a draw that is wrong, to import it again
     """
 
-# %% ../nbs/56_data_commands.ipynb #b68ac0af
-def _watched(draws) -> str | None:
-    "Bring the monitor's record up to date with new draws, if `helios audit` has begun one; what came of it in words."
-    from helios.monitor import MonitorError
-    from helios.places import RECORD, helios_home
-    from helios.record import watch
-    if not (helios_home() / RECORD).exists(): return None
-    try:
-        monitor = watch(draws)
-    except MonitorError as e:
-        return f"the monitor has not taken the new draws: {e}"
-    return f"watched draw by draw, E is {monitor.white_e:.3g} for the whites and {monitor.powerball_e:.3g} for the powerball"
-
-# %% ../nbs/56_data_commands.ipynb #3b224c41
-def _scored(draws) -> str | None:
-    "What the ledger makes of new draws, in a line; None where there is none, or nothing was open."
-    from helios.chain import LedgerError
-    from helios.ledger import Ledger
-    from helios.own_store import default_store
-    from helios.values import StoreError
-    try:
-        with default_store(make=False) as store:
-            new = [] if store.read_only else Ledger(store).settle(draws)
-    except (LedgerError, StoreError) as e:
-        return f"the ledger has not taken the new draws: {e}"
-    return f"{len(new)} open prediction{'s' * (len(new) > 1)} scored; helios ledger shows them" if new else None
-
-# %% ../nbs/56_data_commands.ipynb #bf84e119
+# %% ../nbs/56_data_commands.ipynb #8308a009
 @data.command("update")
 @json_option
 def update_command(json_file: str | None) -> None:
@@ -66,13 +38,14 @@ def update_command(json_file: str | None) -> None:
     """
     require_writable(json_file, "--json")
     with one_line_errors():
+        from helios.new_draws import scored, watched
         from helios.update import SOURCES, update
         click.echo(f"Fetching draws from {' and '.join(source.origin for source in SOURCES)}", err=True)
         report = update()
-        watched, scored = _watched(report.draws), _scored(report.draws)
-        show(report.as_dict() | {"monitor": watched, "ledger": scored}, [*report.lines(), *filter(None, [watched, scored])], json_file)
+        monitor, ledger = watched(report.draws), scored(report.draws)
+        show(report.as_dict() | {"monitor": monitor, "ledger": ledger}, [*report.lines(), *filter(None, [monitor, ledger])], json_file)
 
-# %% ../nbs/56_data_commands.ipynb #0e2b1f2e
+# %% ../nbs/56_data_commands.ipynb #e644678f
 def _spare(files: Sequence[str | None], output: str | None, option: str = "--json", what: str = "FILE") -> None:
     "End with status 2 if the output cannot be written, or would replace a file that is read."
     for file in files: refuse_same_file({what: file, option: output})
@@ -91,10 +64,11 @@ def import_command(files: tuple[str, ...], json_file: str | None) -> None:
     _spare(files, json_file)
     with one_line_errors():
         from helios.history import import_draws
+        from helios.new_draws import scored
         report = import_draws(files)
         if report.draws.attrs["simulated"]: simulated_notice(False)
-        scored = _scored(report.draws)
-        show(report.as_dict() | {"ledger": scored}, [*report.lines(), *filter(None, [scored])], json_file)
+        ledger = scored(report.draws)
+        show(report.as_dict() | {"ledger": ledger}, [*report.lines(), *filter(None, [ledger])], json_file)
 
 # %% ../nbs/56_data_commands.ipynb #375f435d
 @data.command("remove")
@@ -150,18 +124,7 @@ def _data_option(command):
     "The option `--data` of a command that takes no sample."
     return click.option("--data", metavar="FILE", help="Take the draws of this file; by default your own history.")(command)
 
-# %% ../nbs/56_data_commands.ipynb #999729b4
-def _entries(draws, origins: dict[str, list[str]]) -> list[dict]:
-    "Draws as plain values, oldest first."
-    whites, order = ([c for c in draws if c.startswith(start)] for start in ("white_", "drawn_"))
-    plain = draws.astype(object).where(draws.notna(), None)
-    entries = []
-    for row in plain.to_dict("records"):
-        day, drawn = str(row["draw_date"])[:10], [row[c] for c in order]
-        entries.append({"draw_date": day, "whites": [row[c] for c in whites], "powerball": row["powerball"], "multiplier": row["multiplier"],
-                        "drawn": None if None in drawn or not drawn else drawn, "era": row["era"], "sources": origins.get(day, [])})
-    return entries
-
+# %% ../nbs/56_data_commands.ipynb #a8f87273
 def _table_lines(entries: list[dict]) -> Iterator[str]:
     "Draws as a table of text."
     yield "date            whites                PB  x    era           sources"
@@ -187,7 +150,7 @@ def _provenance(read):
     for notice in notices: click.echo(f"helios: {notice}", err=True)
     return provenance
 
-# %% ../nbs/56_data_commands.ipynb #27473646
+# %% ../nbs/56_data_commands.ipynb #5f53332c
 @data.command("show")
 @_data_option
 @click.option("--last", type=click.IntRange(1), metavar="N", help="The last N draws. [default: 20]")
@@ -198,15 +161,16 @@ def show_command(data: str | None, last: int | None, day: date | None, json_file
     if last and day: raise click.UsageError("--last and --date ask for different draws; give one of them")
     _spare([data], json_file, what="--data")
     with one_line_errors():
+        from helios.draw_entries import draw_entries
         draws, read = _read(data)
         known = draws[draws.draw_date.dt.date == day] if day else draws.tail(last or 20)
         if known.empty: fail(_no_draw(draws, day), 2)
-        entries = _entries(known, {} if data else _provenance(read).origins)
+        entries = draw_entries(known, {} if data else _provenance(read).origins)
         keys = {"source": read.source, "simulated": read.simulated, "n": len(draws), "draws": entries}
         more = [f"{len(draws):,} draws in {read.source}"] if len(entries) < len(draws) and not day else []
         show(keys, [*_table_lines(entries), *more], json_file)
 
-# %% ../nbs/56_data_commands.ipynb #7c395f18
+# %% ../nbs/56_data_commands.ipynb #e66f7990
 def _form(file: str, form: str | None) -> str:
     "`csv` or `json`: as asked for, else by the ending."
     ending = Path(file).suffix.lower()[1:]
@@ -214,12 +178,7 @@ def _form(file: str, form: str | None) -> str:
     if ending not in ("csv", "json"): fail(f"{file}: the ending tells no format; add --format csv or --format json", 2)
     return ending
 
-def _json(entries: list[dict], simulated: bool) -> str:
-    "JSON with one line a draw."
-    lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
-    return f'{{"simulated": {json.dumps(simulated)}, "draws": [\n{lines}\n]}}'
-
-# %% ../nbs/56_data_commands.ipynb #78f86baf
+# %% ../nbs/56_data_commands.ipynb #54ff88d8
 @data.command("export")
 @click.argument("file")
 @_data_option
@@ -232,10 +191,11 @@ def export_command(file: str, data: str | None, form: str | None) -> None:
     form = _form(file, form)
     _spare([data], file, "FILE", "--data")
     with one_line_errors():
+        from helios.draw_entries import draw_entries, entries_json
         from helios.draws import draws_csv
         draws, read = _read(data)
         if form == "csv": text = draws_csv(draws).removesuffix("\n")
-        else: text = _json(_entries(draws, {} if data else _provenance(read).origins), read.simulated)
+        else: text = entries_json(draw_entries(draws, {} if data else _provenance(read).origins), read.simulated)
         write_text(file, text)
         if file != "-": click.echo(f"{len(draws):,} draws written to {file}")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Provenance', 'History', 'require_folder', 'read_history', 'read_provenance', 'save_history', 'locked', 'ImportReport',
-           'span', 'import_draws', 'RemoveReport', 'remove_draws']
+           'span', 'import_draws', 'take_in', 'RemoveReport', 'remove_draws']
 
 # %% ../nbs/03_history.ipynb #c48a830d
 import json
@@ -212,7 +212,7 @@ def span(draws: pd.DataFrame) -> str:
     if draws.empty: return "no draw"
     return f"{len(draws):,} draws from {draws.draw_date.iloc[0]:%Y-%m-%d} to {draws.draw_date.iloc[-1]:%Y-%m-%d}"
 
-# %% ../nbs/03_history.ipynb #6f2c13bc
+# %% ../nbs/03_history.ipynb #abadf7c4
 def import_draws(
     paths: Sequence[str | PathLike],      # files of draws in any format
     home: str | PathLike | None = None,   # None is `helios_home()`
@@ -221,7 +221,11 @@ def import_draws(
     wait_s: float = 10.0,                 # for another process that changes the history
 ) -> ImportReport:
     "Merge files into the own history; `DrawError` for files that cannot be used, `SourceError` for a folder that cannot."
-    files = [read_draws(path, game, today=today) for path in paths]
+    return take_in([read_draws(path, game, today=today) for path in paths], home, game, today, wait_s)
+
+def take_in(files: Sequence[tuple[pd.DataFrame, ReadReport]], home: str | PathLike | None = None, game: Game = POWERBALL,
+            today: date | None = None, wait_s: float = 10.0) -> ImportReport:
+    "The same for files that were read already, wherever they came from."
     for draws, read in files:
         if draws.empty:
             why = read.set_aside[0] if read.set_aside else "it has no rows; download it again"

@@ -7,11 +7,11 @@ __all__ = ['JOB_STATES', 'RESUMABLE', 'LOG', 'OUTCOME', 'SILENT_S', 'JobError', 
            'as_message', 'add_event', 'change_state', 'end_job', 'now_at', 'is_dead', 'last_line', 'read_outcome',
            'start_queued', 'claim_of', 'claimed']
 
-# %% ../nbs/28_job_rows.ipynb #27efd4ff
+# %% ../nbs/28_job_rows.ipynb #27f2f0bb
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -164,20 +164,21 @@ def read_outcome(folder: Path, # of the job; it need not exist
         return None
     return outcome if said["token"] == token else None
 
-# %% ../nbs/28_job_rows.ipynb #3b30ad75
+# %% ../nbs/28_job_rows.ipynb #d07b5e49
 _QUEUE_LOCK = 0x48454C494F53   # one number that every Helios on the server knows
 
 def start_queued(conn: sa.Connection,
     limit: int,                                    # jobs at once on this machine
     start: Callable[[str, int], tuple[int, float | None] | None], # (job_id, token) -> pid and its start; None: not from here
+    light: Collection[str] = (),                   # kinds that have a place of their own, one at a time
 ) -> list[str]:                                    # those started
     "Start queued jobs, first in, first out, as long as there is room; one that cannot be started has failed."
     if conn.dialect.name == "postgresql": conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_QUEUE_LOCK})")
-    host, started = host_identity(), []
-    running = conn.scalar(sa.select(sa.func.count()).where(jobs.c.status == "running", jobs.c.host == host))
-    queue = sa.select(jobs.c.job_id, jobs.c.token).where(jobs.c.status == "queued").order_by(jobs.c.queued_at, jobs.c.id)
-    for job_id, token in conn.execute(queue).all():
-        if running + len(started) >= limit: break
+    host, started, room = host_identity(), [], {False: limit, True: 1}
+    for kind in conn.scalars(sa.select(jobs.c.kind).where(jobs.c.status == "running", jobs.c.host == host)): room[kind in light] -= 1
+    queue = sa.select(jobs.c.job_id, jobs.c.token, jobs.c.kind).where(jobs.c.status == "queued").order_by(jobs.c.queued_at, jobs.c.id)
+    for job_id, token, kind in conn.execute(queue).all():
+        if room[kind in light] < 1: continue
         try: process = start(job_id, token)
         except OSError as e:
             end_job(conn, job_id, token, "failed", error_message=f"no process could be started: {e}", before=("queued",))
@@ -185,6 +186,7 @@ def start_queued(conn: sa.Connection,
         if process and change_state(conn, job_id, token, ("queued",), "running", host=host, pid=process[0],
                                     pid_started=process[1], started_at=utc_now(), heartbeat_at=None):
             started.append(job_id)
+            room[kind in light] -= 1
     return started
 
 # %% ../nbs/28_job_rows.ipynb #e45f4b61

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['setting', 'config_of', 'progress_line', 'FollowBar', 'follow_job', 'train', 'result_lines']
 
-# %% ../nbs/59_train_commands.ipynb #23553098
+# %% ../nbs/59_train_commands.ipynb #a59966d0
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from uuid import uuid4
 
 import click
@@ -17,7 +16,7 @@ import click
 from .console import LiveBar, data_option, fail, json_option, one_line_errors, opened_store, refuse_same_file, require_writable, show, simulated_notice
 from .job_commands import starting
 
-# %% ../nbs/59_train_commands.ipynb #57d2e43a
+# %% ../nbs/59_train_commands.ipynb #3ca0995e
 def setting(word: str) -> tuple[str, object]:   # the field's name and its value
     "A word such as `hidden=128` as a field of `TrainingConfig`; `TrainError` for what is none."
     from helios.fitting import PRESETS, TrainError
@@ -38,11 +37,8 @@ def config_of(
     parent: dict | None,          # the row of the version to begin with
 ):   # a TrainingConfig
     "The configuration that was asked for; `TrainError` names what is wrong."
-    from helios.fitting import TrainingConfig, config_from
-    given = dict(map(setting, settings)) | ({} if seed is None else {"seed": seed})
-    if parent is None or preset is not None: return config_from(given, preset or "quick")
-    known = {field.name for field in fields(TrainingConfig)}
-    return config_from({name: value for name, value in parent["config"].items() if name in known} | given)
+    from helios.trainer import asked_config
+    return asked_config(dict(map(setting, settings)) | ({} if seed is None else {"seed": seed}), preset, parent)
 
 # %% ../nbs/59_train_commands.ipynb #edf3a253
 def progress_line(row: dict) -> str:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'STATE', 'PATIENCE_S', 'ModelTrainer', 'TrainingResult', 'training_params', 'progress_of', 'train_job',
-           'submit_training']
+           'asked_config', 'submit_training']
 
-# %% ../nbs/31_trainer.ipynb #5773f7f1
+# %% ../nbs/31_trainer.ipynb #ce4361a0
 import logging
 import signal
 import threading
@@ -27,7 +27,7 @@ import helios
 from .checkpoints import Checkpoints
 from .draws import draws_csv, era_draws, read_draws, write_draws
 from .evaluation import Evaluation, evaluate
-from .fitting import PRESETS, EpochReport, FitStopped, FittingRun, Split, TrainError, TrainingConfig, Windows
+from .fitting import PRESETS, EpochReport, FitStopped, FittingRun, Split, TrainError, TrainingConfig, Windows, config_from
 from .fitting import fit, make_windows, net_forecast, outcomes, validation_skill
 from .game import POWERBALL, Game
 from .job_context import JobContext, Stopped
@@ -301,6 +301,17 @@ def train_job(context: JobContext) -> dict:   # what `TrainingResult.as_dict` gi
     draws, read = read_draws(context.folder / DRAWS, strict=True)
     config = TrainingConfig(**params["config"])
     return trainer.train(draws, config, params["model_name"], context=context, parent=params.get("parent")).as_dict()
+
+# %% ../nbs/31_trainer.ipynb #bc159ec1
+def asked_config(
+    given: dict,                # settings by name
+    preset: str | None,         # None: what the parent had, or `quick`
+    parent: dict | None = None, # the row of the version to begin with
+) -> TrainingConfig:
+    "The configuration that was asked for; `TrainError` names what is wrong."
+    if parent is None or preset is not None: return config_from(given, preset or "quick")
+    known = {name: value for name, value in (parent["config"] or {}).items() if name in TrainingConfig.__dataclass_fields__}
+    return config_from(known | given)
 
 # %% ../nbs/31_trainer.ipynb #c61d4a69
 def submit_training(
