@@ -18,10 +18,11 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #1a9bda5e
+# %% ../nbs/52_server.ipynb #af517376
+from .live_api import live
 from .system_api import plain_health, system
 
-AREAS = (system,)
+AREAS = (system, live)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
