@@ -18,11 +18,12 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #af517376
+# %% ../nbs/52_server.ipynb #27cae249
 from .live_api import live
 from .system_api import plain_health, system
+from .webhooks_api import hooks
 
-AREAS = (system, live)
+AREAS = (system, live, hooks)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
