@@ -18,10 +18,12 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #1a9bda5e
+# %% ../nbs/52_server.ipynb #4b1e6942
+from .forecasters_api import forecasters
+from .ledger_api import predictions
 from .system_api import plain_health, system
 
-AREAS = (system,)
+AREAS = (system, forecasters, predictions)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
