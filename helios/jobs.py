@@ -28,8 +28,9 @@ from .processes import host_identity, is_alive, kill_tree, launch, python_comman
 from .tables import check_row, job_events, jobs
 from .values import StoreError, check_number, to_json, utc_now
 
-# %% ../nbs/30_jobs.ipynb #cccd7697
-KINDS = {"train": "helios.trainer:train_job", "sweep": "helios.sweeps:sweep_job", "check": "helios.job_check:check_job"}
+# %% ../nbs/30_jobs.ipynb #bf9ce4ae
+KINDS = {"train": "helios.trainer:train_job", "sweep": "helios.sweeps:sweep_job", "decision": "helios.decision_jobs:decision_job",
+         "check": "helios.job_check:check_job"}
 
 def kinds() -> dict[str, str]:
     "The kinds of jobs; a test may patch this function, for its own process."

@@ -8,7 +8,7 @@ __all__ = ['predictions', 'State', 'LedgerList', 'LedgerPage', 'StandingPage', '
            'enter_prediction', 'Settled', 'settle_ledger', 'StandingRow', 'list_standings', 'VerifyAsk',
            'LedgerVerified', 'verify_ledger', 'LedgerExportAsk', 'export_ledger']
 
-# %% ../nbs/50_ledger_api.ipynb #7650ce69
+# %% ../nbs/50_ledger_api.ipynb #0f2b76c5
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -23,7 +23,7 @@ from .exports import EXPORTED, Format, export_answer
 from .ledger import Ledger
 from .models_at_hand import next_draw, results, whom
 from .problems import refuse
-from .results import plain, result_of
+from .results import plain, result_of, worked
 from .tables import ledger as table
 
 # %% ../nbs/50_ledger_api.ipynb #ed36a295
@@ -157,7 +157,7 @@ def show_entry(entry_id: int):
     if not known: refuse(404, f"no prediction has the id {entry_id}; GET /api/ledger lists them")
     return _entries(Ledger(found.store), known)[0]
 
-# %% ../nbs/50_ledger_api.ipynb #d8d6ca2f
+# %% ../nbs/50_ledger_api.ipynb #cfa4b493
 class LedgerAsk(Body):
     "Whose forecast to enter."
     forecaster: Ref
@@ -178,8 +178,7 @@ def enter_prediction(json_data):
     said = next_draw(found, asked)
     before = book.head()["n"]
     book.settle(held.draws)
-    row = result_of(results(found), ("entering", *asked.key, held.fingerprint["sha256"], before),
-                    lambda: book.predict(said.name, said.version, said.next_draw.forecast, held.draws, about=said.about), most=0)
+    row = worked(results(found), lambda: book.predict(said.name, said.version, said.next_draw.forecast, held.draws, about=said.about))
     new = row["content"]["n"] > before
     known = next(k for k in reversed(facts(found)) if k["id"] == row["id"])
     entry = _light(_entries(book, [known])[0])

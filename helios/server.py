@@ -18,12 +18,14 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #4b1e6942
+# %% ../nbs/52_server.ipynb #7bc8c75b
+from .decisions_api import decisions
 from .forecasters_api import forecasters
+from .goals_api import goals
 from .ledger_api import predictions
 from .system_api import plain_health, system
 
-AREAS = (system, forecasters, predictions)
+AREAS = (system, forecasters, predictions, decisions, goals)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
