@@ -6,7 +6,7 @@
 __all__ = ['goals', 'GoalMetric', 'GoalPage', 'GoalList', 'GoalProgress', 'GoalRow', 'list_goals', 'GoalAsk', 'set_goal',
            'GoalShow', 'show_goal', 'finish_goal', 'remove_goal']
 
-# %% ../nbs/50_goals_api.ipynb #096db017
+# %% ../nbs/50_goals_api.ipynb #b95944f9
 from datetime import date
 from typing import Any, Literal
 from urllib.parse import quote
@@ -17,10 +17,11 @@ from .api_base import Body, Instant, Name, Query, Reply, area, listing, note_cha
 from .autonomy import DecisionEngine
 from .challengers import DecisionError
 from .goals import METRICS, Goals
+from .models_at_hand import path_name
 from .problems import refuse
 from .results import plain
 
-# %% ../nbs/50_goals_api.ipynb #6be14d05
+# %% ../nbs/50_goals_api.ipynb #21e84f1b
 goals = area("goals", "What is to be reached")
 GoalMetric = Literal[tuple(METRICS)]
 _GOAL_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$"
@@ -63,7 +64,7 @@ def _measured(found: Any, model: str) -> dict[str, dict]:
     return {goal["name"]: goal for goal in engine.state(found.parts["draws"].get().draws, model)["goals"]}
 
 def _goal(kept: Goals, name: str) -> dict:
-    try: return kept.get(name)
+    try: return kept.get(path_name(name))
     except DecisionError as e: refuse(404, str(e))
 
 # %% ../nbs/50_goals_api.ipynb #4d9b8b99
