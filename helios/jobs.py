@@ -29,7 +29,7 @@ from .tables import check_row, job_events, jobs
 from .values import StoreError, check_number, to_json, utc_now
 
 # %% ../nbs/30_jobs.ipynb #e218d7f5
-KINDS = {"train": "helios.trainer:train_job", "sweep": "helios.sweeps:sweep_job", "check": "helios.job_check:check_job",
+KINDS = {"train": "helios.trainer:train_job", "sweep": "helios.sweeps:sweep_job", "decision": "helios.decision_jobs:decision_job", "check": "helios.job_check:check_job",
          "backtest": "helios.evidence_jobs:backtest_job", "selftest": "helios.evidence_jobs:selftest_job", "update": "helios.new_draws:update_job"}
 LIGHT = ("update",)   # kinds that wait for a network and hardly compute: one of them runs beside `limit` others
 
