@@ -43,7 +43,7 @@ from .webhooks_api import hooks
 # %% ../nbs/52_server.ipynb #9bc0886f
 AREAS = (system, models, versions, draws, trainings, jobs, studies, forecasters, predictions, decisions, goals, live, hooks, access)
 
-# %% ../nbs/52_server.ipynb #086b45ca
+# %% ../nbs/52_server.ipynb #35e266f0
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -61,7 +61,8 @@ def create_app(
     settings = settings or load_settings()
     app = APIFlask("helios", title="Helios", version=helios.__version__, static_folder=None, openapi_blueprint_url_prefix="/api", docs_path=None)
     app.request_class, app.json = ApiRequest, ApiJson(app)
-    app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False}
+    app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
+                   "AUTO_OPERATION_ID": True}
     app.extensions["helios"] = found or open_services(settings)
     log_requests(app)
     measure_requests(app)

@@ -17,6 +17,7 @@ from helios.settings import Settings
 from helios.trainer import ModelTrainer
 
 TINY = TrainingConfig(hidden=8, layers=1, heads=1, sequence_length=10, epochs=1, threads=1)
+KEY = "a-key-that-only-this-test-knows-and-long-enough"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -29,7 +30,7 @@ def app(tmp_path_factory):
         patch.setenv("HELIOS_JOBS_LIMIT", "1")
         draws = simulate(n=150, seed=1)
         write_draws(draws, home / HISTORY)
-        made = create_app(Settings(rate_limit="", draws_max_age_days=36500, log_level="ERROR"))
+        made = create_app(Settings(rate_limit="", draws_max_age_days=36500, log_level="ERROR", require_keys=True, admin_key=KEY))
         store = made.extensions["helios"].store
         for seed in range(2):
             ModelTrainer(store).train(draws, TrainingConfig(**TINY.__dict__ | {"seed": seed}), "powerball")
@@ -39,13 +40,14 @@ def app(tmp_path_factory):
 
 def schemathesis(url: str, *options: str) -> subprocess.CompletedProcess:
     st = shutil.which("st", path=Path(sys.executable).parent)
-    return subprocess.run([st, "--no-color", "--config-file", CONFIG, "run", f"{url}/api/openapi.json", "--seed", "1", *options],
+    return subprocess.run([st, "--no-color", "--config-file", CONFIG, "run", f"{url}/api/openapi.json", "--seed", "1",
+                           "--header", f"Authorization: Bearer {KEY}", *options],
                           capture_output=True, text=True, timeout=1200)
 
 
 def test_every_route_is_described(app):
     """Each rule under /api is in the description, with a summary, a role and a shape for its answer."""
-    spec = app.test_client().get("/api/openapi.json").json
+    spec = app.test_client().get("/api/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json
     described = {(path, method.upper()) for path, item in spec["paths"].items() for method in item}
     rules = {(rule.rule.replace("<int:", "<").replace("<path:", "<").replace("<", "{").replace(">", "}"), method)
              for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/") for method in rule.methods - {"HEAD", "OPTIONS"}}
