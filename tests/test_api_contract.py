@@ -27,7 +27,7 @@ def app(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("contract")
         patch.setenv("HELIOS_HOME", str(home))
-        patch.setenv("HELIOS_JOBS_LIMIT", "1")
+        patch.setattr("helios.callers.TRIES", [])      # schemathesis tries thousands of keys that are not good
         draws = simulate(n=150, seed=1)
         write_draws(draws, home / HISTORY)
         made = create_app(Settings(rate_limit="", draws_max_age_days=36500, log_level="ERROR", require_keys=True, admin_key=KEY))
@@ -35,6 +35,9 @@ def app(tmp_path_factory):
         for seed in range(2):
             ModelTrainer(store).train(draws, TrainingConfig(**TINY.__dict__ | {"seed": seed}), "powerball")
         yield made
+        for row in made.extensions["helios"].jobs.list(limit=1000):
+            if row["status"] in ("queued", "running"):
+                made.extensions["helios"].jobs.cancel(row["job_id"])
         store.close()
 
 
