@@ -68,7 +68,7 @@ def _only_answers() -> bool:
     "Whether the route at hand is marked by `changes_nothing`, or there is none."
     return request.endpoint is None or getattr(current_app.view_functions[request.endpoint], "helios_changes_nothing", False)
 
-# %% ../nbs/51_security.ipynb #c68b4aa3
+# %% ../nbs/51_security.ipynb #238b03b1
 _COPIED = 65536   # bytes; of a larger answer only the size is kept
 
 def _noted(answer: Response) -> list[dict]:
@@ -95,7 +95,7 @@ def after(self: Guard, answer: Response) -> Response:
         _LOG.error("a change is not in the audit log: %s %s by %s: %s", request.method, request.path, g.caller.actor, " ".join(str(e).split()))
         if answer.status_code >= 400: return answer
         why = " ".join(str(e).split())[:300]
-        return respond(503, f"the change is done, but it could not be written to the audit log ({why}); do not send it again", headers={"Retry-After": str(RETRY_S)}, cause=e)
+        return respond(503, f"the change is done, but it could not be written to the audit log ({why}); do not send it again", cause=e)
     return answer
 
 # %% ../nbs/51_security.ipynb #668a76cf
