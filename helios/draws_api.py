@@ -251,22 +251,22 @@ def audit(query_data):
     keys = found.parts.setdefault("audits", Audits()).get(held, query_data.era, query_data.alpha)
     return keys | {"simulated": held.read.simulated, "source": _source(held), "alpha": query_data.alpha}
 
-# %% ../nbs/50_draws_api.ipynb #8eabc744
-_MONEY = 10**12
+# %% ../nbs/50_draws_api.ipynb #2a76e0c7
+_MONEY, _TICKETS = 10**11, 2 * 10**9
 
 class ValueQuery(Query):
     "A draw and a ticket."
     jackpot_cash: float = Field(ge=0, le=_MONEY, description="cash value of the jackpot, dollars")
-    tickets_sold: float | None = Field(None, ge=0, le=_MONEY, description="tickets sold for the draw; or one of the next two")
-    winners: int | None = Field(None, ge=0, le=_MONEY, description="published number of winning tickets of any prize")
-    coverage: float | None = Field(None, ge=0, lt=1, description="share of all combinations that were bought")
+    tickets_sold: float | None = Field(None, ge=0, le=_TICKETS, description="tickets sold for the draw; or one of the next two")
+    winners: int | None = Field(None, ge=0, le=_TICKETS // 25, description="published number of winning tickets of any prize")
+    coverage: float | None = Field(None, ge=0, le=0.999, description="share of all combinations that were bought")
     tax: float = Field(0, ge=0, le=1, description="taken from the jackpot")
     power_play: bool = Field(False, description="with Power Play, for a dollar more")
     advertised: float | None = Field(None, ge=0, le=_MONEY, description="advertised jackpot; it decides whether the wheel has the 10x")
     ten: bool | None = Field(None, description="whether the wheel has the 10x, if you know; needs power_play")
     ticket: str | None = Field(None, pattern=r"^[0-9 ,+]{1,40}$", description="whites then powerball, such as 3 17 29 44 60 7")
     day: Day | None = Field(None, description="of the draw; by default the next one")
-    tickets_a_draw: int = Field(1, ge=1, le=10**6, description="in the year of play")
+    tickets_a_draw: int = Field(1, ge=1, le=50, description="in the year of play")
 
 class ValueReply(Report):
     "What a ticket is worth, under the keys of `helios ev --json`; money in dollars."

@@ -269,12 +269,13 @@ def test_expected_value_is_the_librarys(client):
 @pytest.mark.parametrize(("words", "field"), [
     ("tickets_sold=1", "jackpot_cash"), ("jackpot_cash=1", "tickets_sold"), ("jackpot_cash=1&tickets_sold=1&winners=1", "tickets_sold"), ("jackpot_cash=-1&winners=1", "jackpot_cash"),
     ("jackpot_cash=inf&winners=1", "jackpot_cash"), ("jackpot_cash=1&coverage=1", "coverage"), ("jackpot_cash=1&winners=1&tax=2", "tax"), ("jackpot_cash=1&winners=1&ten=true", "ten"),
-    ("jackpot_cash=1&winners=1&day=2026-13-01", "day"), ("jackpot_cash=1&winners=1&popularity=/etc/passwd", "popularity"), ("jackpot_cash=1&winners=1&ticket=a", "ticket")])
+    ("jackpot_cash=1&winners=1&day=2026-13-01", "day"), ("jackpot_cash=1&winners=1&popularity=/etc/passwd", "popularity"), ("jackpot_cash=1&winners=1&ticket=a", "ticket"),
+    ("jackpot_cash=1&winners=1&tickets_a_draw=51", "tickets_a_draw"), ("jackpot_cash=1&tickets_sold=1e12", "tickets_sold")])
 def test_a_question_without_an_answer_is_refused_by_name(client, words, field):
     assert fields(client.get(f"/api/expected-value?{words}")) == (422, {field})
 
 
-@pytest.mark.parametrize("words", ["day=1990-01-01", "day=9999-12-31", "ticket=1+1+1+1+1+1", "tickets_a_draw=1000000", "power_play=true&day=2001-06-02"])
+@pytest.mark.parametrize("words", ["day=1990-01-01", "day=9999-12-31", "ticket=1+1+1+1+1+1", "power_play=true&day=2001-06-02"])
 def test_what_the_rules_do_not_know_is_a_422(client, words):
     assert client.get(f"/api/expected-value?jackpot_cash=1e8&tickets_sold=1e7&{words}").status_code == 422
 
