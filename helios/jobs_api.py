@@ -17,7 +17,7 @@ from .api_base import Instant, Query, Reply, area, needs, note_change, services
 from .job_answers import JobDetail, JobPage, JobQuery, Limits, accepted, detail_keys, job_links, jobs_page, known_job
 from .job_rows import LOG
 
-# %% ../nbs/50_jobs_api.ipynb #f3728dd7
+# %% ../nbs/50_jobs_api.ipynb #0a7cfba6
 jobs = area("jobs", "Background jobs: list, show, cancel, resume, logs, events")
 
 @jobs.get("/jobs")
@@ -28,7 +28,8 @@ def list_jobs(query_data):
     return jobs_page(query_data, query_data.kind)
 
 @jobs.get("/jobs/<job_id>")
-@jobs.output(JobDetail, links={name: {"operationId": f"get_jobs_job_{name}", "parameters": {"job_id": "$response.body#/job_id"}} for name in ("log", "events")})
+@jobs.output(JobDetail, links={name: {"operationId": f"{operation}_job", "parameters": {"job_id": "$response.body#/job_id"}} for name, operation in {
+    "cancel": "post_jobs_cancel", "resume": "post_jobs_resume"}.items()})
 def show_job(job_id):
     """One job, with what it was asked and what came of it"""
     return detail_keys(known_job(job_id))

@@ -7,14 +7,14 @@ __all__ = ['TrainSettings', 'trainings', 'TrainingPage', 'EpochPage', 'TrainingQ
            'TrainStatus', 'start_training', 'show_training', 'training_status', 'stop_training', 'TrainingRow',
            'EpochRow', 'training_history', 'training_epochs']
 
-# %% ../nbs/50_training_api.ipynb #8ae01a12
+# %% ../nbs/50_training_api.ipynb #83dc3fbf
 from typing import Any, Literal
 
 from pydantic import Field, create_model
 
 from .api_base import Body, Instant, Name, Ref, Reply, area, listing, note_change, page_of, paged_rows, services
 from .fitting import _RANGES, TrainError
-from .job_answers import Limits, Status, accepted, job_links, known_job, percent
+from .job_answers import Limits, Status, accepted, known_job, percent
 from .memory_store import STATUSES
 from .problems import refuse
 from .tables import jobs as job_table
@@ -69,7 +69,10 @@ class TrainStatus(Reply):
 
 trainings = area("training", "Trainings: start, watch, stop, history")
 
-# %% ../nbs/50_training_api.ipynb #b4a0717d
+# %% ../nbs/50_training_api.ipynb #76122c4d
+_LINKS = {name: {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}} for name, operation in {
+    "status": "get_training_show_training", "epochs": "get_training_training_epochs", "stop": "post_training_stop_training", "job": "get_jobs_show_job"}.items()}
+
 def _config(asked: Any, parent: dict | None) -> Any:
     given = {name: value for name, value in (asked.config.model_dump() if asked.config else {}).items() if value is not None}
     if asked.seed is not None:
@@ -79,7 +82,7 @@ def _config(asked: Any, parent: dict | None) -> Any:
 
 @trainings.post("/train")
 @trainings.input(TrainRequest)
-@trainings.output(TrainStatus, status_code=202, links=job_links("get_training_show_training"))
+@trainings.output(TrainStatus, status_code=202, links=_LINKS)
 def start_training(json_data):
     """Start a training
 
