@@ -61,11 +61,14 @@ def test_a_database_that_was_closed(client):
     assert_broken(client, "database", "", others=False)
 
 
-def test_a_database_that_can_only_be_read(client, monkeypatch):
-    store = client.application.extensions["helios"].store
-    monkeypatch.setattr(type(store), "read_only", True)
-    found = assert_broken(client, "database", "can only be read", others=False)
-    assert found["database_status"] == "read_only"
+def test_a_database_that_can_only_be_read(client, home):
+    with client.application.extensions["helios"].store._transaction("write") as conn:
+        conn.exec_driver_sql("UPDATE helios_schema SET version_num = '9999'")      # as a newer Helios leaves it
+    with pytest.warns(UserWarning, match="newer Helios"):
+        app = create_app(Settings())
+    found = assert_broken(app.test_client(), "database", "newer Helios")
+    assert found["database_status"] == "read_only" and not found["components"]["memory_store"]
+    app.extensions["helios"].store.close()
 
 
 def test_a_full_disk(client, monkeypatch):
