@@ -127,3 +127,13 @@ def all_of(sock):
 
 def head(path, method="GET", *more):
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *more, "", ""]).encode()
+
+
+def read_to(sock, mark):
+    """What comes until a mark has come."""
+    found = b""
+    while mark not in found:
+        part = sock.recv(4096)
+        assert part, found
+        found += part
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving_area import all_of, connected, head, running
+from serving_area import all_of, connected, head, read_to, running
 from waiting import WAIT_S, until
 
 from helios.jobs import Jobs
@@ -29,7 +29,7 @@ def test_a_stop_ends_streams_finishes_requests_and_leaves_jobs(tmp_path):
         assert folder or not FOLDERS.exists()
         job = background.submit("check", {"steps": 100_000, "step_s": 0.02}, job_id="counts")
         stream = connected(server, head("/api/trial/stream"))
-        assert b"begun" in until(lambda: stream.recv(4096), "the stream")
+        read_to(stream, b"begun\n\n")
         with ThreadPoolExecutor(1) as caller:
             waiting = caller.submit(server.ask, "GET", "/api/trial/until-stop")
             until(lambda: "helios_requests_in_flight 3.0" in server.ask("GET", "/metrics").data.decode(), "the waiting request")
@@ -71,7 +71,7 @@ def test_the_figures_of_two_workers_add_up(two):
     until(lambda: figure(two, name) == before + 60, "the last answer to be counted")      # it is when it has been sent
     assert figure(two, 'helios_request_seconds_count{method="GET",route="/api/trial/pid"}') == before + 60
     stream = connected(two, head("/api/trial/stream"))
-    assert b"begun" in stream.recv(4096)
+    read_to(stream, b"begun\n\n")
     assert figure(two, "helios_streams") == 1
     until(lambda: figure(two, "helios_requests_in_flight") == 2, "the stream and the request that asks to be all there is")
     stream.close()
