@@ -45,7 +45,7 @@ def caller_name() -> str | None:
     caller = g.get("caller")
     return None if caller is None else str(getattr(caller, "actor", caller))
 
-# %% ../nbs/48_exchanges.ipynb #403326a5
+# %% ../nbs/48_exchanges.ipynb #612dd164
 class _Sent:
     "What is sent, and what is to be done when it has been."
     __slots__ = ("answer", "ended")
@@ -61,6 +61,7 @@ class _Watched:
 
     def __call__(self, environ: dict, start_response: Callable):
         exchange = environ["helios.exchange"] = Exchange(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), perf_counter())
+        exchange.request_id = environ.get("helios.request_id")
         for told in self.begun: told(exchange)
         try: answer = self.inner(environ, start_response)
         except BaseException:
@@ -71,14 +72,14 @@ class _Watched:
     def _end(self, exchange: Exchange) -> None:
         for told in self.ended: told(exchange)
 
-# %% ../nbs/48_exchanges.ipynb #6211220f
+# %% ../nbs/48_exchanges.ipynb #ab622e19
 def _note(answer: Response) -> Exchange | None:
     "What Flask knows of this exchange when the answer is ready; None in a request context made by hand."
     asked = request._get_current_object()
     exchange = asked.environ.get("helios.exchange")
     if exchange is None: return None
-    if "helios.request_id" not in asked.environ: answer.headers["X-Request-ID"] = request_id()
-    exchange.answered, exchange.status, exchange.request_id = perf_counter(), answer.status_code, asked.environ["helios.request_id"]
+    if exchange.request_id is None: exchange.request_id = answer.headers["X-Request-ID"] = request_id()
+    exchange.answered, exchange.status = perf_counter(), answer.status_code
     if asked.url_rule is not None: exchange.rule = asked.url_rule.rule
     if asked.view_args: exchange.job_id = asked.view_args.get("job_id")
     exchange.streams = answer.is_streamed and answer.mimetype == "text/event-stream"
