@@ -35,7 +35,7 @@ setup(
     # The sample and the exploratory notebooks travel inside an installed package.
     packages=find_packages(include=["helios", "helios.*"]) + ["helios.sample_data", "helios.notebooks"],
     package_dir={"helios.sample_data": "data", "helios.notebooks": "nbs"},
-    package_data={"helios.sample_data": ["*.csv"], "helios.notebooks": ["9*.ipynb"], "helios": ["*.html.j2"]},
+    package_data={"helios.sample_data": ["*.csv"], "helios.notebooks": ["9*.ipynb"], "helios": ["*.html.j2", "web/dist/*", "web/dist/**/*"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Exchange', 'request_id', 'caller_name', 'watch']
 
-# %% ../nbs/48_exchanges.ipynb #d7ca3e06
+# %% ../nbs/48_exchanges.ipynb #329e5d7b
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from flask import Flask, Response, g, request
-from werkzeug.wsgi import ClosingIterator
 
 # %% ../nbs/48_exchanges.ipynb #439a341a
 @dataclass(slots=True)
@@ -45,36 +45,48 @@ def caller_name() -> str | None:
     caller = g.get("caller")
     return None if caller is None else str(getattr(caller, "actor", caller))
 
-# %% ../nbs/48_exchanges.ipynb #7f46b290
+# %% ../nbs/48_exchanges.ipynb #612dd164
+class _Sent:
+    "What is sent, and what is to be done when it has been."
+    __slots__ = ("answer", "ended")
+    def __init__(self, answer: Iterable[bytes], ended: Callable[[], None]) -> None: self.answer, self.ended = answer, ended
+    def __iter__(self) -> Iterator[bytes]: return iter(self.answer)
+    def close(self) -> None:
+        try: getattr(self.answer, "close", tuple)()
+        finally: self.ended()
+
 class _Watched:
     "A WSGI app around another that tells of each exchange."
     def __init__(self, inner: Callable) -> None: self.inner, self.begun, self.answered, self.ended = inner, [], [], []
 
     def __call__(self, environ: dict, start_response: Callable):
         exchange = environ["helios.exchange"] = Exchange(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), perf_counter())
+        exchange.request_id = environ.get("helios.request_id")
         for told in self.begun: told(exchange)
         try: answer = self.inner(environ, start_response)
         except BaseException:
             self._end(exchange)
             raise
-        return ClosingIterator(answer, lambda: self._end(exchange))
+        return _Sent(answer, partial(self._end, exchange))
 
     def _end(self, exchange: Exchange) -> None:
         for told in self.ended: told(exchange)
 
-# %% ../nbs/48_exchanges.ipynb #d0098760
-def _note(answer: Response) -> Response:
-    "What Flask knows of this exchange when the answer is ready."
-    exchange = request.environ.get("helios.exchange")
-    if exchange is None: return answer      # a request context made by hand
-    exchange.answered, exchange.status, exchange.request_id = perf_counter(), answer.status_code, request_id()
-    if request.url_rule is not None: exchange.rule, exchange.job_id = request.url_rule.rule, (request.view_args or {}).get("job_id")
-    exchange.streams = answer.mimetype == "text/event-stream"
+# %% ../nbs/48_exchanges.ipynb #ab622e19
+def _note(answer: Response) -> Exchange | None:
+    "What Flask knows of this exchange when the answer is ready; None in a request context made by hand."
+    asked = request._get_current_object()
+    exchange = asked.environ.get("helios.exchange")
+    if exchange is None: return None
+    if exchange.request_id is None: exchange.request_id = answer.headers["X-Request-ID"] = request_id()
+    exchange.answered, exchange.status = perf_counter(), answer.status_code
+    if asked.url_rule is not None: exchange.rule = asked.url_rule.rule
+    if asked.view_args: exchange.job_id = asked.view_args.get("job_id")
+    exchange.streams = answer.is_streamed and answer.mimetype == "text/event-stream"
     exchange.caller = caller_name()
-    answer.headers.setdefault("X-Request-ID", exchange.request_id)
-    return answer
+    return exchange
 
-# %% ../nbs/48_exchanges.ipynb #ee6868b6
+# %% ../nbs/48_exchanges.ipynb #48a69011
 def watch(
     app: Flask,
     begun: Callable[[Exchange], None] | None = None,
@@ -86,9 +98,8 @@ def watch(
     if watched is None:
         watched = app.extensions["helios.watched"] = app.wsgi_app = _Watched(app.wsgi_app)
         def note(answer: Response) -> Response:
-            answer = _note(answer)
-            if (exchange := request.environ.get("helios.exchange")) is not None:
-                for told in watched.answered: told(exchange)
+            exchange = _note(answer)
+            for told in watched.answered if exchange else (): told(exchange)
             return answer
         app.after_request(note)
     for moment, told in ((watched.begun, begun), (watched.answered, answered), (watched.ended, ended)):

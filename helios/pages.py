@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['page_folder', 'with_nonce', 'add_pages']
 
-# %% ../nbs/51_pages.ipynb #d7c90702
+# %% ../nbs/51_pages.ipynb #55195536
 import re
 from pathlib import Path
 from typing import Any
 
 from apiflask import APIFlask
-from flask import Response, g, request, send_from_directory
+from flask import Response, request, send_from_directory
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 from werkzeug.utils import safe_join
@@ -25,7 +25,7 @@ from .settings import Settings, SettingsError
 from .system_api import check_health
 from .values import StoreError
 
-# %% ../nbs/51_pages.ipynb #a69c05f8
+# %% ../nbs/51_pages.ipynb #9e80be91
 def _verdict(registry: Registry) -> dict[str, Any] | None:
     "What the newest champion was found to be worth; None where there is no version."
     try: row = next(iter(registry.search(alias="champion", limit=1) or registry.search(limit=1)), None)
@@ -40,10 +40,12 @@ def _draws(found: Any) -> dict[str, Any] | None:
     except (DrawError, OSError): return None
     return {"n": len(held.draws), "first": held.fingerprint["first"], "last": held.fingerprint["last"], "simulated": held.read.simulated}
 
+_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-IP", "Via")
+
 @needs(None)
 def _home() -> Response:
     found = services()
-    told = found.settings.is_open or g.get("caller") is not None
+    told = found.settings.is_open and not any(name in request.headers for name in _FORWARDED)
     return page("home.html.j2", title="Helios", health=check_health(found), told=told,
                 last=_verdict(found.registry) if told else None, draws=_draws(found) if told else None)
 

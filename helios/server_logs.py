@@ -18,7 +18,7 @@ from flask import Flask, has_request_context, request
 from .exchanges import Exchange, caller_name, request_id, watch
 from .settings import Settings
 
-# %% ../nbs/49_server_logs.ipynb #021c37c6
+# %% ../nbs/49_server_logs.ipynb #ac5b0655
 _COVERED = "***"
 _LOOKS_SECRET = re.compile(
     r"(?P<name>\b(?:[\w-]*(?:api[_-]?key|secret|token|password|passwd|signature)|key|authorization|cookie)\b[\"']?\s*[=:]\s*(?:bearer\s+|basic\s+)?[\"']?)[^\s\"'&,;})\]]+"
@@ -26,12 +26,16 @@ _LOOKS_SECRET = re.compile(
     r"|(?P<bearer>\bbearer\s+)[\w.~+/=-]{8,}"
     r"|(?P<address>://[^\s:/@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 
+_HINTS = re.compile("[=:@]|hel_|earer", re.IGNORECASE)   # without one of these there is nothing to look for
+
 class Cover:
     "Covers secrets in a text: those that look like one, and those that are named."
     def __init__(self, *known: str) -> None: self.known = [word for word in known if word and len(word) >= 4]
 
     def __call__(self, text: str) -> str:
-        for word in self.known: text = text.replace(word, _COVERED)
+        for word in self.known:
+            if word in text: text = text.replace(word, _COVERED)
+        if not _HINTS.search(text): return text
         return _LOOKS_SECRET.sub(lambda found: f"{found['name'] or found['key'] or found['bearer'] or found['address']}{_COVERED}", text)
 
 # %% ../nbs/49_server_logs.ipynb #f45288d4
@@ -51,7 +55,9 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/49_server_logs.ipynb #c1b07167
+# %% ../nbs/49_server_logs.ipynb #c3bcd262
+_encode = json.JSONEncoder(default=str).encode
+
 class JsonLines(logging.Formatter):
     "A record as a JSON object in one line."
     def __init__(self, cover: Cover) -> None:
@@ -60,9 +66,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": _time(record), "level": record.levelname, "logger": record.name, "message": self.cover(record.getMessage())}
-        for name, value in _facts(record).items(): line[name] = self.cover(value) if isinstance(value, str) else value
+        for name, value in _facts(record).items(): line[name] = self.cover(value) if name == "path" else value
         if record.exc_info: line["traceback"] = self.cover(self.formatException(record.exc_info))
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 # %% ../nbs/49_server_logs.ipynb #b2a91f25
 def _printable(text: str) -> str:
@@ -99,15 +105,16 @@ def set_up_logs(
     for name in _TALKATIVE: logging.getLogger(name).setLevel(logging.NOTSET if settings.log_level == "DEBUG" else logging.WARNING)
     return handler
 
-# %% ../nbs/49_server_logs.ipynb #99624774
+# %% ../nbs/49_server_logs.ipynb #ef34604a
 _ACCESS = logging.getLogger("helios.access")
 
 def _access(exchange: Exchange) -> None:
     if not _ACCESS.isEnabledFor(logging.INFO): return
     ms = round(1e3 * exchange.seconds(), 2)
-    _ACCESS.info("%s %s %s %s ms", exchange.method, exchange.path, exchange.status, ms,
-                 extra={"request_id": exchange.request_id, "job_id": exchange.job_id, "status": exchange.status, "method": exchange.method,
-                        "path": exchange.path, "duration_ms": ms, "caller": exchange.caller})
+    record = logging.LogRecord(_ACCESS.name, logging.INFO, "", 0, "%s %s %s %s ms", (exchange.method, exchange.path, exchange.status, ms), None)
+    record.__dict__.update(request_id=exchange.request_id, job_id=exchange.job_id, status=exchange.status, method=exchange.method,
+                           path=exchange.path, duration_ms=ms, caller=exchange.caller)
+    _ACCESS.handle(record)
 
 def log_requests(app: Flask) -> None:
     "Write an access line for each request of an app."

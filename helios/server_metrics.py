@@ -25,7 +25,7 @@ from .job_rows import JOB_STATES
 from .tables import jobs
 from .values import StoreError
 
-# %% ../nbs/49_server_metrics.ipynb #60a20698
+# %% ../nbs/49_server_metrics.ipynb #24f63ab1
 _OWN = CollectorRegistry()
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _REQUESTS = Counter("helios_requests", "Requests answered.", ("method", "route", "status"), registry=_OWN)
@@ -33,9 +33,10 @@ _SECONDS = Histogram("helios_request_seconds", "From the request's first byte to
 _IN_FLIGHT = Gauge("helios_requests_in_flight", "Requests that are being answered, live streams among them.", registry=_OWN, multiprocess_mode="livesum")
 _STREAMS = Gauge("helios_streams", "Live streams that are open.", registry=_OWN, multiprocess_mode="livesum")
 _LOADED = Gauge("helios_models_loaded", "Models that are kept loaded, counted in each process.", registry=_OWN, multiprocess_mode="livesum")
+_KNOWN = {}   # the two figures of a method, route and status, so that they need not be looked up
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
-# %% ../nbs/49_server_metrics.ipynb #3c7736fc
+# %% ../nbs/49_server_metrics.ipynb #8e59e174
 def _begun(exchange: Exchange) -> None: _IN_FLIGHT.inc()
 
 def _answered(exchange: Exchange) -> None:
@@ -45,8 +46,10 @@ def _ended(exchange: Exchange) -> None:
     method, route = exchange.method if exchange.method in _METHODS else "other", exchange.rule or "none"
     _IN_FLIGHT.dec()
     if exchange.streams: _STREAMS.dec()
-    _REQUESTS.labels(method, route, exchange.status).inc()
-    _SECONDS.labels(method, route).observe(exchange.answered - exchange.began if exchange.streams else exchange.seconds())
+    if (both := _KNOWN.get((method, route, exchange.status))) is None:
+        both = _KNOWN[method, route, exchange.status] = _REQUESTS.labels(method, route, exchange.status), _SECONDS.labels(method, route)
+    both[0].inc()
+    both[1].observe(exchange.answered - exchange.began if exchange.streams else exchange.seconds())
 
 def _count_models(parts: dict[str, Any]) -> Callable[[Exchange], None]:
     def count(exchange: Exchange) -> None:

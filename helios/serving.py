@@ -99,7 +99,7 @@ def greeting(
     if settings.is_open: yield "Access     open, no key needed: only this machine reaches it"
     else: yield "Access     asks for a key: helios keys create makes one, send it as Authorization: Bearer KEY"
 
-# %% ../nbs/53_serving.ipynb #1deee5fa
+# %% ../nbs/53_serving.ipynb #9c0d1838
 def _memory_folder() -> str | None: return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 @contextmanager
@@ -109,7 +109,7 @@ def figures_folder(
     "For several processes, the place where they add up their figures."
     if workers == 1: return (yield)
     given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    folder = Path(given or tempfile.mkdtemp(prefix="helios-figures-", dir=_memory_folder()))
+    folder = Path(given or tempfile.mkdtemp(prefix=f"helios-figures-{os.getpid()}-", dir=_memory_folder()))
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.db"): old.unlink()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)

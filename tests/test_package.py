@@ -22,7 +22,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_what_the_package_needs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"helios/report.html.j2", "helios/sample_data/simulated_powerball.csv",
+    assert {"helios/report.html.j2", "helios/page.html.j2", "helios/home.html.j2", "helios/docs.html.j2", "helios/sample_data/simulated_powerball.csv",
             "helios/notebooks/90_first_look.ipynb", "helios/cli.py"} <= names
     assert not [name for name in names if name.startswith(("tests", "nbs"))]
 
