@@ -8,19 +8,20 @@ __all__ = ['models', 'ModelPage', 'ModelQuery', 'ModelJournalQuery', 'ModelRow',
            'model_journal', 'LoadModel', 'LoadedModel', 'load_model', 'PredictBy', 'Predict', 'Ticket', 'Prediction',
            'predict', 'predict_by']
 
-# %% ../nbs/50_models_api.ipynb #6f14419f
+# %% ../nbs/50_models_api.ipynb #656e6f04
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import Field
 
-from .api_base import Body, Day, Instant, Name, Ref, Reply, Report, area, listing, needs, note_change, page_of, paged, paged_rows, services
+from .api_base import Body, Day, Instant, Name, Ref, Reply, Report, area, changes_nothing, listing, needs, note_change, page_of, paged, paged_rows, services
 from .fitting import config_from
 from .model_cache import ModelCache, longest_window
 from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_record
 from .places import MODELS
 from .problems import refuse
 from .tables import enhanced_journal, model_aliases, model_versions
+from .training_settings import TrainSettings
 from .versions import CHAMPION
 
 # %% ../nbs/50_models_api.ipynb #291d1a81
@@ -70,11 +71,11 @@ def list_models(query_data):
     loaded = _loaded()
     return paged([_row(row, n, given, loaded) for row in rows], query_data)
 
-# %% ../nbs/50_models_api.ipynb #6daf1198
+# %% ../nbs/50_models_api.ipynb #4ac05aac
 class NewModel(Body):
     "A name for a model that is to be trained."
     name: Name
-    config: dict[str, int | float | bool] = Field(default_factory=dict, max_length=40, description="settings of its trainings, such as hidden")
+    config: TrainSettings | None = Field(None, description="settings of its trainings, where they differ from the preset")
     preset: Literal["quick", "full"] = Field("quick", description="where the other settings come from")
     description: str = Field("", max_length=2000, pattern=r"^[^\u0000]*$")
 
@@ -119,9 +120,10 @@ def create_model(json_data):
     It can be trained then, with POST /api/train; until that it says nothing.
     """
     store, name = services().store, json_data.name
-    config_from(dict(json_data.config), json_data.preset)
+    config = json_data.config.model_dump(exclude_none=True) if json_data.config else {}
+    config_from(config, json_data.preset)
     if store.get_model_metadata(name): refuse(409, f"a model named {name!r} is there already, or was and is deleted; choose another name")
-    about = {"config": dict(json_data.config), "preset": json_data.preset, "description": json_data.description}
+    about = {"config": config, "preset": json_data.preset, "description": json_data.description}
     store.save_model_metadata(name, f"{MODELS}/{name}-v1.safetensors", "PowerballNet", "0", about)   # where its first version will be
     note_change("model.create", name, after=about)
     return _info(store.get_model_metadata(name)), 201, {"Location": f"/api/models/{name}"}
@@ -195,7 +197,7 @@ def model_journal(name, query_data):
     if not query_data.archived: where.append(~column.archived)
     return paged_rows(services().store, enhanced_journal, query_data, *where)
 
-# %% ../nbs/50_models_api.ipynb #9878b9b3
+# %% ../nbs/50_models_api.ipynb #f07c0f4e
 class LoadModel(Body):
     "Which version to load."
     version: str | None = Field(None, pattern="^[A-Za-z0-9_-]{1,64}$", description="a number or an alias; by default the champion")
@@ -212,6 +214,7 @@ def _version_of(name: str, version: str | None) -> str: return name if version i
 
 @models.post("/models/<name>/load")
 @needs("viewer")
+@changes_nothing
 @models.input(LoadModel)
 @models.output(LoadedModel)
 def load_model(name, json_data):
@@ -222,7 +225,7 @@ def load_model(name, json_data):
     size = next((r["bytes"] for r in cache.listed() if r["ref"] == row["ref"]), 0)
     return {"name": name, "ref": row["ref"], "loaded": True, "bytes": size, "models_loaded": len(cache)}
 
-# %% ../nbs/50_models_api.ipynb #01bb0aa9
+# %% ../nbs/50_models_api.ipynb #b4eb56eb
 class PredictBy(Body):
     "How to forecast."
     tickets: int = Field(5, ge=1, le=1000, description="most probable tickets to list")
@@ -279,6 +282,7 @@ def _predict(ref: str, asked: PredictBy) -> dict:
                    "is_uniform": following.is_uniform, "confidence": following.confidence, "uniform_probability": 1 / following.era.n_tickets}
 
 @models.post("/predict")
+@changes_nothing
 @models.input(Predict)
 @models.output(Prediction)
 @models.doc(responses={404: "there is no such model"})
@@ -287,6 +291,7 @@ def predict(json_data):
     return _predict(json_data.model_name, json_data)
 
 @models.post("/models/<name>/predict")
+@changes_nothing
 @models.input(PredictBy)
 @models.output(Prediction)
 def predict_by(name, json_data):

@@ -150,3 +150,11 @@ def test_lists_are_paged_filtered_and_sorted(trained, client):
     for query in ("sort=sha256", "page=0", "per_page=501", "nonsense=1", "alias=%00"):
         answer = client.get(f"/api/versions?{query}")
         assert answer.status_code == 422 and answer.json["errors"], query
+
+
+def test_the_first_training_of_a_name_has_its_configuration(app, client):
+    client.post("/api/models", json={"name": "mine", "config": {"hidden": 16, "heads": 1, "epochs": 1, "sequence_length": 10, "threads": 1}})
+    job = client.post("/api/train", json={"model_name": "mine", "config": {"layers": 2}}).json
+    asked = app.extensions["helios"].jobs.get(job["job_id"])["params"]["config"]
+    app.extensions["helios"].jobs.cancel(job["job_id"])
+    assert (asked["hidden"], asked["layers"], asked["epochs"]) == (16, 2, 1)
