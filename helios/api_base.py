@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_DEPTH', 'Name', 'Ref', 'Day', 'Instant', 'PER_PAGE', 'ROLES', 'parse_body', 'ApiRequest', 'ApiJson', 'Body',
            'Query', 'Reply', 'Report', 'listing', 'page_of', 'paged', 'paged_rows', 'area', 'needs', 'role_of',
-           'Services', 'services', 'note_change']
+           'changes_nothing', 'Services', 'services', 'note_change']
 
 # %% ../nbs/47_api_base.ipynb #0ccb47f7
 import json
@@ -25,7 +25,7 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from .problems import refuse
 from .settings import Settings
 
-# %% ../nbs/47_api_base.ipynb #38db44f5
+# %% ../nbs/47_api_base.ipynb #fcefe3dd
 MAX_DEPTH = 32   # of objects and lists in a body
 
 def _no_constant(word: str) -> None: raise ValueError(f"{word} is no JSON")
@@ -38,7 +38,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value): raise ValueError(f"{text[:20]} is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value    # JSON Schema takes 3.0 for an integer
 
 def _depth(value: Any, room: int = MAX_DEPTH) -> None:
     if room < 0: raise ValueError(f"objects and lists are nested more than {MAX_DEPTH} deep")
@@ -175,6 +175,12 @@ def needs(
 def role_of(view: Callable, method: str) -> str | None:
     "The role that a route asks for."
     return getattr(view, "helios_role", "viewer" if method in ("GET", "HEAD") else "operator")
+
+# %% ../nbs/47_api_base.ipynb #fa7bba38
+def changes_nothing(view: Callable) -> Callable:
+    "Mark a route that only answers; stands beside `needs`."
+    view.helios_changes_nothing = True
+    return view
 
 # %% ../nbs/47_api_base.ipynb #ba9cdc07
 @dataclass

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GENESIS', 'HASHED', 'LedgerError', 'entry_hash', 'Ends', 'Chain', 'Link', 'first_break', 'Verified']
 
-# %% ../nbs/36_chain.ipynb #5516da6a
+# %% ../nbs/36_chain.ipynb #c1b2cad3
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from re import fullmatch
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from fastcore.basics import patch
@@ -23,7 +23,7 @@ from .rows import insert_into
 from .tables import check_row, context_storage, from_json, ledger
 from .values import utc_text
 
-# %% ../nbs/36_chain.ipynb #fd40abfb
+# %% ../nbs/36_chain.ipynb #4b823813
 GENESIS = "0" * 64
 HASHED = ("kind", "draw_date", "forecaster", "version", "content", "made_at", "previous")
 
@@ -31,15 +31,14 @@ class LedgerError(ValueError):
     "What the ledger refuses; the message says why and what would do."
 
 def entry_hash(
-    row: dict,   # with the columns `HASHED`, the content as a value
-) -> str:        # 64 hexadecimal digits
+    row: dict,                       # with these columns, the content as a value
+    hashed: tuple = HASHED,          # what the hash covers
+) -> str:                            # 64 hexadecimal digits
     "The hash of an entry; `ValueError` or `TypeError` for a content that JSON cannot hold."
-    said = json.dumps({name: row[name] for name in HASHED}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    said = json.dumps({name: row[name] for name in hashed}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return sha256(said.encode()).hexdigest()
 
-# %% ../nbs/36_chain.ipynb #bcf7302d
-_HEAD = ("ledger", "head")   # where `context_storage` keeps it
-
+# %% ../nbs/36_chain.ipynb #cc8d9b6a
 @dataclass(frozen=True)
 class Ends:
     "The newest row, and what the store says it should be."
@@ -56,6 +55,11 @@ class Ends:
 
 class Chain:
     "The entries of a store, for any number of threads and processes."
+    table: ClassVar[sa.Table] = ledger
+    hashed: ClassVar[tuple] = HASHED
+    words: ClassVar[tuple] = ("ledger", "helios ledger verify", "helios ledger head")   # its name, what looks at it, what gives its head
+    error: ClassVar[type] = LedgerError
+
     def __init__(
         self,
         store: MemoryStore,
@@ -63,42 +67,46 @@ class Chain:
     ):
         self.store, self.clock = store, clock
 
-# %% ../nbs/36_chain.ipynb #34aac160
+# %% ../nbs/36_chain.ipynb #a5dd452a
+_HEAD = "head"   # the key under which `context_storage` keeps it, its type is the table's name
+
 @patch
 def _ends(self: Chain, conn: sa.Connection) -> Ends:
-    newest, kept = ledger.select().order_by(ledger.c.id.desc()).limit(1), context_storage.c
-    there = (kept.context_type == _HEAD[0]) & (kept.context_key == _HEAD[1])
+    rows, kept = self.table.c, context_storage.c
+    newest = self.table.select().order_by(rows.id.desc()).limit(1)
+    there = (kept.context_type == self.table.name) & (kept.context_key == _HEAD)
     last_id, last_hash, text = conn.execute(sa.select(
-        newest.with_only_columns(ledger.c.id).scalar_subquery(), newest.with_only_columns(ledger.c.hash).scalar_subquery(),
+        newest.with_only_columns(rows.id).scalar_subquery(), newest.with_only_columns(rows.hash).scalar_subquery(),
         sa.select(sa.type_coerce(kept.context_data, sa.Text)).where(there).scalar_subquery())).one()
     head = {"n": 0, "hash": GENESIS} if text is None else from_json(text)
     sound = isinstance(head, dict) and isinstance(head.get("n"), int) and isinstance(head.get("hash"), str)
     return Ends(last_id or 0, last_hash or GENESIS, *((head["n"], head["hash"]) if sound else (0, None)))
 
-# %% ../nbs/36_chain.ipynb #1420eec6
+# %% ../nbs/36_chain.ipynb #66371c14
 _TRIES = 1000   # each lost one means that another writer has written
 
 @patch
 def append(
     self: Chain,
-    compose: Callable[[sa.Connection, str], dict],   # connection, time -> kind, draw_date, forecaster, version, content; or a row that is there
+    compose: Callable[[sa.Connection, str], dict],   # connection, time -> content and the table's own columns; or a row that is there
 ) -> tuple[dict, bool]:   # the row, and whether it is new
-    "Write one entry, its number in its content as `n`; `LedgerError` where the end of the chain is not as it was left."
+    "Write one entry, its number in its content as `n`; an error where the end of the chain is not as it was left."
+    name, look, _ = self.words
     with self.store._transaction("write") as conn:
         for _ in range(_TRIES):
             ends, made_at = self._ends(conn), utc_text(self.clock())
-            if ends.why: raise LedgerError(f"the ledger takes no entries, since {ends.why}; helios ledger verify says more, a backup has the rest")
+            if ends.why: raise self.error(f"the {name} takes no entries, since {ends.why}; {look} says more, a backup has the rest")
             entry = compose(conn, made_at)
             if "hash" in entry: return entry, False
             row = entry | {"content": {"n": ends.n + 1} | entry["content"], "made_at": made_at, "previous": ends.last_hash}
-            checked = check_row(ledger, row)
-            row["hash"] = checked["hash"] = entry_hash(row | {"content": json.loads(checked["content"])})
-            row_id = conn.scalar(insert_into(self.store.dialect, ledger, "previous").values(checked).returning(ledger.c.id))
+            checked = check_row(self.table, row)
+            row["hash"] = checked["hash"] = entry_hash(row | {"content": json.loads(checked["content"])}, self.hashed)
+            row_id = conn.scalar(insert_into(self.store.dialect, self.table, "previous").values(checked).returning(self.table.c.id))
             if row_id is None: continue      # the place is taken
-            head = {"context_type": _HEAD[0], "context_key": _HEAD[1], "context_data": {"n": ends.n + 1, "hash": row["hash"]}, "expires_at": None}
+            head = {"context_type": self.table.name, "context_key": _HEAD, "context_data": {"n": ends.n + 1, "hash": row["hash"]}, "expires_at": None}
             conn.execute(upsert(self.store.dialect, context_storage, check_row(context_storage, head), "context_type", "context_key"))
             return {"id": row_id} | row, True
-    raise LedgerError(f"{_TRIES} other writers came first; try again")
+    raise self.error(f"{_TRIES} other writers came first; try again")
 
 @patch
 def head(self: Chain) -> dict:   # n, hash
@@ -106,7 +114,7 @@ def head(self: Chain) -> dict:   # n, hash
     with self.store._transaction() as conn: ends = self._ends(conn)
     return {"n": ends.n, "hash": ends.last_hash}
 
-# %% ../nbs/36_chain.ipynb #adf47c2a
+# %% ../nbs/36_chain.ipynb #c5b2e4fa
 @dataclass(frozen=True)
 class Link:
     "One row of the chain."
@@ -118,25 +126,25 @@ class Link:
 
 def _no_constant(text: str) -> None: raise ValueError(f"{text} is no JSON")
 
-def _link(row_id: int, **raw: Any) -> Link:
+def _link(row_id: int, hashed: tuple, **raw: Any) -> Link:
     try:
         fields = {name: value.decode() if isinstance(value, bytes) else value for name, value in raw.items()}
         value = fields | {"content": json.loads(fields["content"], parse_constant=_no_constant)}
-        n, right = value["content"]["n"], entry_hash(value) == fields["hash"]
+        n, right = value["content"]["n"], entry_hash(value, hashed) == fields["hash"]
         return Link(row_id, n if isinstance(n, int) else -1, fields["previous"], fields["hash"], right)
     except (ValueError, TypeError, KeyError, RecursionError): return Link(row_id, -1, None, None, False)
 
 @patch
 def _links(self: Chain, last_id: int) -> Iterator[Link]:
-    names = (*HASHED, "hash")
+    table, names = self.table, (*self.hashed, "hash")
     as_stored = (lambda c: sa.cast(c, sa.LargeBinary)) if self.store.dialect == "sqlite" else lambda c: sa.type_coerce(c, sa.Text)
-    query = sa.select(ledger.c.id, *(as_stored(ledger.c[name]).label(name) for name in names)).order_by(ledger.c.id).limit(500)
+    query = sa.select(table.c.id, *(as_stored(table.c[name]).label(name) for name in names)).order_by(table.c.id).limit(500)
     after = ()
     while True:
-        with self.store._transaction() as conn: page = conn.execute(query.where(ledger.c.id <= last_id, *after)).all()
+        with self.store._transaction() as conn: page = conn.execute(query.where(table.c.id <= last_id, *after)).all()
         if not page: return
-        for row in page: yield _link(row[0], **dict(zip(names, row[1:], strict=True)))
-        after = (ledger.c.id > page[-1][0],)
+        for row in page: yield _link(row[0], self.hashed, **dict(zip(names, row[1:], strict=True)))
+        after = (table.c.id > page[-1][0],)
 
 # %% ../nbs/36_chain.ipynb #70073235
 def first_break(
@@ -157,7 +165,7 @@ def first_break(
         before = link
     return None
 
-# %% ../nbs/36_chain.ipynb #734d4fe6
+# %% ../nbs/36_chain.ipynb #c076ab99
 @dataclass(frozen=True)
 class Verified:
     "What a look at the whole chain found."
@@ -175,13 +183,14 @@ def verify(
     self: Chain,
     head: str | None = None,   # a hash that was written down, or 12 and more of its first digits
 ) -> Verified:
-    "Whether every entry is as it was written, and the one written down among them; `LedgerError` for no hash."
+    "Whether every entry is as it was written, and the one written down among them; an error for no hash."
+    name, _, where = self.words
     if head is not None and not fullmatch("[0-9a-fA-F]{12,64}", head):
-        raise LedgerError(f"{head[:80]!r} is no hash of an entry; give the 64 digits that helios ledger head printed, or 12 and more of the first")
+        raise self.error(f"{head[:80]!r} is no hash of an entry; give the 64 digits that {where} printed, or 12 and more of the first")
     with self.store._transaction() as conn: ends = self._ends(conn)
     links = [*self._links(ends.last_id)]
     if broken := first_break(links): return Verified(len(links), *broken)
     if ends.why: return Verified(len(links), None, ends.why)
     found = head is None or any(known.startswith(head.lower()) for known in (GENESIS, *(link.hash for link in links)))
     if found: return Verified(len(links), None, None)
-    return Verified(len(links), None, f"none of the {len(links)} entries has the hash {head.lower()[:16]}..: the ledger it was taken from was another one")
+    return Verified(len(links), None, f"none of the {len(links)} entries has the hash {head.lower()[:16]}..: the {name} it was taken from was another one")

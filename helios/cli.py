@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main', 'TrainingBar', 'run', 'summary', 'notebooks_folder', 'lab']
 
-# %% ../nbs/60_cli.ipynb #81aefcd7
+# %% ../nbs/60_cli.ipynb #6abce2a3
 import shlex
 import shutil
 import subprocess
@@ -27,6 +27,7 @@ from .decide_commands import decide, goals
 from .ensemble_commands import ensemble
 from .forecast_commands import forecast
 from .job_commands import jobs
+from .keys_commands import config, keys
 from .ledger_commands import ledger
 from .model_commands import models
 from .server_commands import serve, up
@@ -35,7 +36,7 @@ from .study_commands import audit, ev, selftest, simulate
 from .sweep_commands import sweep
 from .train_commands import train
 
-# %% ../nbs/60_cli.ipynb #5a35e666
+# %% ../nbs/60_cli.ipynb #fe307fdc
 @click.group(cls=Commands, context_settings=HELP)
 @click.version_option(helios.__version__, prog_name="helios")
 def main() -> None:
@@ -56,12 +57,13 @@ def main() -> None:
     helios decide                    what to do next, with its reasons; done when you approve
     helios compare uniform mixture   forecasters and versions on the same draws
     helios ledger                    predictions made before their draw, beside the results
+    helios keys                      who may call the served API; helios config shows its settings
     helios db check                  is the memory whole? backup, restore, compact
     helios serve                     the API and a page, for programs and browsers
     helios lab                       the notebooks
     """
 
-for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, db, serve, up): main.add_command(command)
+for command in (data, audit, ev, simulate, selftest, train, sweep, jobs, models, forecast, backtest, assess, decide, goals, compare, ledger, keys, config, db, serve, up): main.add_command(command)
 models.add_command(ensemble)
 
 # %% ../nbs/60_cli.ipynb #d1ca6c0d

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import click
 
-# %% ../nbs/55_console.ipynb #03a3d11f
+# %% ../nbs/55_console.ipynb #4f431885
 _INPUT_ERRORS = {"draws": "DrawError", "drum": "DrumError", "fitting": "TrainError", "game": "GameError",
                  "fairness": "FairnessError", "prizes": "TicketError", "monitor": "MonitorError",
                  "truth": "TruthError", "job_rows": "JobError",
                  "versions": "RegistryError", "archive": "ArchiveError", "search": "SweepError", "mixtures": "MixtureError",
                  "chain": "LedgerError", "comparison": "ComparisonError", "ab_test": "ABError",
                  "forecasting": "ForecasterError", "labels": "LabelError", "backtest": "BacktestError", "walks": "WalkError",
-                 "metacognition": "AssessError", "challengers": "DecisionError"}
+                 "metacognition": "AssessError", "challengers": "DecisionError", "settings": "SettingsError", "keys": "KeysError"}
 _MACHINE_ERRORS = {"values": "StoreError", "weights": "ModelError", "sources": "SourceError",
-                   "selftest": "SelftestError", "tasks": "ExecutorError"}
+                   "selftest": "SelftestError", "tasks": "ExecutorError", "audit_trail": "AuditError"}
 
 def _belongs(error: Exception, families: dict[str, str]) -> bool:
     "Whether `error` is of one of these families."

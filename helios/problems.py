@@ -67,17 +67,17 @@ def refuse(
     "End this request with a problem."
     raise HTTPError(status, detail, {"refused": fields} if fields else {}, headers or {})
 
-# %% ../nbs/46_problems.ipynb #5463566a
+# %% ../nbs/46_problems.ipynb #6df9ff93
 _STATUS = {
     ("draws", "DrawError"): 422, ("formats", "DrawError"): 422, ("drum", "DrumError"): 422, ("fitting", "TrainError"): 422, ("game", "GameError"): 422,
     ("randomness", "FairnessError"): 422, ("prizes", "TicketError"): 422, ("monitor", "MonitorError"): 422, ("truth", "TruthError"): 422,
-    ("versions", "UnknownVersion"): 404, ("job_rows", "UnknownJob"): 404,
+    ("versions", "UnknownVersion"): 404, ("job_rows", "UnknownJob"): 404, ("keys", "UnknownKey"): 404, ("keys", "KeysError"): 422,
     ("job_rows", "JobError"): 409, ("versions", "RegistryError"): 409, ("archive", "ArchiveError"): 422, ("search", "SweepError"): 422,
     ("mixtures", "MixtureError"): 422, ("scoring", "ScoreError"): 422, ("net", "NetError"): 422, ("chain", "LedgerError"): 409,
     ("comparison", "ComparisonError"): 422, ("ab_test", "ABError"): 409, ("forecasting", "ForecasterError"): 422, ("labels", "LabelError"): 422,
     ("drift", "DriftError"): 422, ("statements", "StatementError"): 422, ("backtest", "BacktestError"): 422, ("walks", "WalkError"): 422,
     ("subjects", "AssessError"): 422, ("challengers", "DecisionError"): 409, ("weights", "ModelError"): 409, ("sources", "SourceError"): 502,
-    ("selftest", "SelftestError"): 422, ("tasks", "ExecutorError"): 503,
+    ("selftest", "SelftestError"): 422, ("tasks", "ExecutorError"): 503, ("audit_trail", "AuditError"): 409,
 }
 RETRY_S = 5   # when a store that is away may be tried again
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #d905be7f
+# %% ../nbs/52_server.ipynb #0d711904
 from collections.abc import Sequence
 
 import helios
@@ -20,16 +20,18 @@ from .own_store import default_store
 from .pages import add_pages
 from .problems import handle_problems
 from .archive import Registry
+from .security import protect, shield
 from .server_logs import log_requests
 from .server_metrics import measure_requests
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #1a9bda5e
+# %% ../nbs/52_server.ipynb #f6c4e99e
+from .access_api import access
 from .system_api import plain_health, system
 
-AREAS = (system,)
+AREAS = (system, access)
 
-# %% ../nbs/52_server.ipynb #1200b8cf
+# %% ../nbs/52_server.ipynb #932c4818
 def open_services(
     settings: Settings,
 ) -> Services:
@@ -49,12 +51,14 @@ def create_app(
     app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
                    "AUTO_OPERATION_ID": True, "MAX_CONTENT_LENGTH": settings.max_body_kb * 1024}
     app.extensions["helios"] = found or open_services(settings)
-    log_requests(app)
+    log_requests(app)    # first, so that it hears of the answer as it is sent
     measure_requests(app)
     handle_problems(app)
+    protect(app)         # before all routes
     for blueprint in areas: app.register_blueprint(blueprint)
     app.add_url_rule("/health", "health", app.doc(hide=True)(plain_health))
     add_pages(app)
     add_docs(app)
     app.spec_processor(lambda spec: complete(app, spec))
+    shield(app)          # around all of it
     return app
