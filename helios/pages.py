@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['page_folder', 'with_nonce', 'add_pages']
 
-# %% ../nbs/51_pages.ipynb #55195536
+# %% ../nbs/51_pages.ipynb #402873d7
 import re
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from werkzeug.utils import safe_join
 
 import helios
 from .api_base import needs, services
+from .callers import is_local
 from .formats import DrawError
-from .page_parts import csp_nonce, page
+from .page_parts import page
 from .registry import Registry
 from .settings import Settings, SettingsError
+from .shield import nonce
 from .system_api import check_health
 from .values import StoreError
 
-# %% ../nbs/51_pages.ipynb #9e80be91
+# %% ../nbs/51_pages.ipynb #94d5ee68
 def _verdict(registry: Registry) -> dict[str, Any] | None:
     "What the newest champion was found to be worth; None where there is no version."
     try: row = next(iter(registry.search(alias="champion", limit=1) or registry.search(limit=1)), None)
@@ -40,12 +42,10 @@ def _draws(found: Any) -> dict[str, Any] | None:
     except (DrawError, OSError): return None
     return {"n": len(held.draws), "first": held.fingerprint["first"], "last": held.fingerprint["last"], "simulated": held.read.simulated}
 
-_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-IP", "Via")
-
 @needs(None)
 def _home() -> Response:
     found = services()
-    told = found.settings.is_open and not any(name in request.headers for name in _FORWARDED)
+    told = found.settings.is_open and is_local(request.environ)
     return page("home.html.j2", title="Helios", health=check_health(found), told=told,
                 last=_verdict(found.registry) if told else None, draws=_draws(found) if told else None)
 
@@ -60,7 +60,7 @@ def page_folder(
     if given: raise SettingsError(f"HELIOS_STATIC is {str(given)!r}, where there is no index.html; name the folder that a build has made")
     return None
 
-# %% ../nbs/51_pages.ipynb #1f94bc27
+# %% ../nbs/51_pages.ipynb #b04a3ef5
 _TAGS = re.compile(rb"<(script|style|link|meta(?=[^>]*csp-nonce))\b([^>]*?)(\s*/?)>", re.IGNORECASE)
 _NONCE = re.compile(rb"\s+nonce=(?:\"[^\"]*\"|'[^']*'|[^\s>]+)", re.IGNORECASE)
 _HASHED = re.compile(r"[.-][A-Za-z0-9_-]{8,}\.[a-z0-9]+(?:\.map)?$")
@@ -74,7 +74,7 @@ def with_nonce(
 
 def _index(folder: Path) -> Response:
     html = (folder / "index.html").read_bytes()
-    return Response(with_nonce(html, csp_nonce()), mimetype="text/html", headers={"Cache-Control": "no-cache"})
+    return Response(with_nonce(html, nonce()), mimetype="text/html", headers={"Cache-Control": "no-cache"})
 
 # %% ../nbs/51_pages.ipynb #4ba7d724
 class _PagePath(BaseConverter):

@@ -65,7 +65,7 @@ def _by_whom(port: int) -> str:
         if pid: return f" by process {pid} ({psutil.Process(pid).name()})"
     return ""
 
-# %% ../nbs/53_serving.ipynb #75fed6b2
+# %% ../nbs/53_serving.ipynb #e57c719a
 def _check_threads(settings: Settings) -> None:
     if settings.max_streams < settings.threads: return
     raise ServeError(f"{settings.max_streams} live streams at once would hold all {settings.threads} threads of a process; "
@@ -74,16 +74,13 @@ def _check_threads(settings: Settings) -> None:
 def check_start(
     settings: Settings,
 ) -> None:
-    "Find beforehand what would keep the server from working; `ServeError`, or `StoreError` for a store that cannot be opened."
+    "Find beforehand what would keep the server from working; `ServeError`, `SettingsError`, or `StoreError` for a store that cannot be opened."
+    from helios.keys import require_keys_or_loopback
     from helios.own_store import default_store
     from helios.pages import page_folder
     _check_threads(settings)
     page_folder(settings)
-    with default_store() as store: _check_keys(settings, store)
-
-def _check_keys(settings: Settings, store: Any) -> None:
-    if settings.is_open or settings.admin_key: return
-    raise ServeError(f"{settings.host} can be reached from other machines, and there is no key; make one first: helios keys create, or set HELIOS_ADMIN_KEY")
+    with default_store() as store: require_keys_or_loopback(settings, store)
 
 # %% ../nbs/53_serving.ipynb #0b45565d
 def greeting(
@@ -210,13 +207,13 @@ def _run_waitress(settings: Settings, sock: socket.socket, make_app: Callable | 
     try: return run_waitress(settings, sock, app)
     finally: close_app(app)
 
-# %% ../nbs/53_serving.ipynb #66c58d19
+# %% ../nbs/53_serving.ipynb #795009f0
 def serve(
     settings: Settings,
     make_app: Callable[[Settings], Any] | None = None,   # None: `create_app`
     tell: Callable[[str], None] = print,                 # what is said at the start
 ) -> int:                                                # the exit status
-    "Serve until a signal says stop; `ServeError` or `StoreError`, before anything has started, for what cannot be served."
+    "Serve until a signal says stop; `ServeError`, `SettingsError` or `StoreError`, before anything has started, for what cannot be served."
     from helios.server_logs import set_up_logs
     sock = listen(settings.host, settings.port)
     try:
