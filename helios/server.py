@@ -18,12 +18,13 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #27cae249
+# %% ../nbs/52_server.ipynb #1332bf1c
+from .insights_api import insights
 from .live_api import live
 from .system_api import plain_health, system
 from .webhooks_api import hooks
 
-AREAS = (system, live, hooks)
+AREAS = (system, live, hooks, insights)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
