@@ -68,7 +68,7 @@ def _gone(environ: dict) -> Callable[[], bool]:
         except (OSError, ValueError): return True
     return gone
 
-# %% ../nbs/50_live_api.ipynb #f38efe39
+# %% ../nbs/50_live_api.ipynb #c7e937da
 RETRY_MS, LOOK_S = 3000, 1.0
 
 def _block(kind: str, data: Any, number: int | None = None) -> str:
@@ -85,21 +85,21 @@ def _follow(
 ) -> Iterator[str]:
     "What is to be sent, until the client or the server goes or there is no more."
     yield f"retry: {RETRY_MS}\nid: {after}\n\n"
-    sent_at = time.monotonic()
+    sent_at, seen = time.monotonic(), None
     while not news.stopping.is_set() and not gone():
-        version = news.version
-        blocks, last = page(after)
-        for number, block in blocks:
-            yield block
-            after = number
-        if blocks: sent_at = time.monotonic()
-        elif last is not None: return (yield last)
-        else:
-            left_s = sent_at + heartbeat_s - time.monotonic()
-            if left_s <= 0:
-                yield ": heartbeat\n\n"
-                sent_at = time.monotonic()
-            news.wait(version, max(0.01, min(LOOK_S, left_s)))
+        if (version := news.version) != seen:
+            blocks, last = page(after)
+            for number, block in blocks:
+                yield block
+                after, sent_at = number, time.monotonic()
+            if blocks: continue
+            if last is not None: return (yield last)
+            seen = version
+        left_s = sent_at + heartbeat_s - time.monotonic()
+        if left_s <= 0:
+            yield ": heartbeat\n\n"
+            sent_at, left_s = time.monotonic(), heartbeat_s
+        news.wait(seen, min(LOOK_S, left_s))
 
 # %% ../nbs/50_live_api.ipynb #97c0cefc
 class StreamQuery(Query):
