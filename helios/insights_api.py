@@ -52,11 +52,11 @@ def _job(found: Services, given: InsightParameters) -> dict:
 REPORTS: dict[str, tuple[Callable[[Services, InsightParameters], dict], tuple[str, ...]]] = {
     "audit": (_audit, ()), "ledger": (_ledger, ()), "job": (_job, ("job_id",)), "ticket_value": (_ticket_value, ("jackpot_cash", "tickets_sold"))}
 
-# %% ../nbs/50_insights_api.ipynb #df3bbb71
+# %% ../nbs/50_insights_api.ipynb #0f071a88
 def _rules() -> list[dict]:
     kinds = [{"properties": {"report_kind": {"const": kind}} | ({"parameters": {"type": "object", "required": list(needed)}} if needed else {}),
-              "required": ["report_kind", *(["parameters"] if needed else [])]} for kind, (_, needed) in REPORTS.items()]
-    return [{"required": ["report"]}, *kinds]
+              "required": ["report_kind", *(["parameters"] if needed else [])], "not": {"required": ["report"]}} for kind, (_, needed) in REPORTS.items()]
+    return [{"required": ["report"], "not": {"required": ["report_kind"]}}, *kinds]
 
 class InsightPreviewRequest(Body):
     "Which report, and what about it."

@@ -163,6 +163,17 @@ def test_a_slow_reader_costs_no_memory(served, monkeypatch):
     assert [e["data"]["data"]["number"] for e in got[:n]] == list(range(n)) and got[-1]["event"] == "end"
 
 
+def test_a_real_job_tells_of_itself_from_its_own_process(served):
+    news = served.stream("/api/events")
+    news.block()
+    job_id = served.found.jobs.submit("check", {"steps": 3, "step_s": 0.01})["job_id"]
+    kinds = [e["event"] for e in served.stream(f"/api/train/{job_id}/events").events()]
+    assert kinds[0] == "queued" and "progress" in kinds and kinds[-2:] == ["ended", "end"]
+    got = news.event()
+    assert (got["event"], got["data"]["data"]["job_id"], got["data"]["data"]["status"]) == ("job.ended", job_id, "completed")
+    news.close()
+
+
 # --- wrong requests
 
 

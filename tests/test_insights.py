@@ -231,15 +231,14 @@ def test_a_chance_is_found_in_every_form(p):
         assert [row["found"] for row in check_numbers(said, {"p": p})] == [True], said
 
 
-@given(st.floats(0.01, 1e6), st.sampled_from([1.12, 0.88, 2, 0.5, 10]))
+@given(st.floats(0.01, 9e4), st.sampled_from([1.12, 0.88, 2, 0.5, 10]))
 def test_another_number_is_not(value, factor):
-    assert not check_numbers(f"It is {value * factor:.6g}"[:30], {"value": value})[0]["found"] if "e" not in f"{value * factor:.6g}" else True
+    assert [row["found"] for row in check_numbers(f"It is {value * factor:.6g}", {"value": value})] == [False]
 
 
 @given(st.text(max_size=300))
 def test_any_text_can_be_read(text):
-    for said in stated(text):
-        assert said.text in text or said.text.strip()
+    assert all(said.text in text for said in stated(text))
     assert all(isinstance(row["found"], bool) for row in check_numbers(text, {"said": text, text: [1, True, None, 10**400]}))
 
 
