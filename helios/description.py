@@ -35,7 +35,7 @@ def _problem(status: int) -> dict:
     if status in (429, 503): answer["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "seconds to wait"}}
     return answer
 
-# %% ../nbs/51_description.ipynb #daf6a804
+# %% ../nbs/51_description.ipynb #c6a087e4
 def _view(app: APIFlask, path: str, method: str) -> Any:
     rules = {(rule.rule.replace("<path:", "<").replace("<int:", "<").replace("<", "{").replace(">", "}"), m): rule.endpoint
              for rule in app.url_map.iter_rules() for m in rule.methods}
@@ -68,9 +68,13 @@ def _own(answer: dict) -> dict:
     "What a route says by itself that it sends with an error."
     return {kind: content for kind, content in answer.get("content", {}).items() if not content.get("schema", {}).get("$ref", "HTTPError").endswith("HTTPError")}
 
+def _must(schema: dict) -> bool:
+    "Whether an empty object is refused."
+    return bool(schema.get("required")) or bool(schema.get("oneOf")) and all(part.get("required") for part in schema["oneOf"])
+
 def _finish(app: APIFlask, spec: dict, path: str, method: str, operation: dict) -> None:
     body = operation.get("requestBody")
-    if body: body["required"] = any(_schema(spec, content["schema"]).get("required") for content in body["content"].values())
+    if body: body["required"] = any(_must(_schema(spec, content["schema"])) for content in body["content"].values())
     for status in _can_end(operation, path): operation["responses"].setdefault(str(status), _problem(status))
     for status, answer in operation["responses"].items():     # what a route documents by its number alone
         if int(status) >= 400: answer["content"] = _own(answer) | _problem(int(status))["content"]

@@ -54,17 +54,26 @@ _SOURCES: dict[str, tuple[sa.Table, sa.Select, Callable[[dict], dict]]] = {
 }
 WATCHED = (job_events, ledger, decisions, system_events)
 
-# %% ../nbs/48_news.ipynb #c768f909
-def _greatest(conn: sa.Connection, table: sa.Table) -> int: return conn.scalar(sa.select(sa.func.max(table.c.id))) or 0
+# %% ../nbs/48_news.ipynb #bf7cd812
+def _given(conn: sa.Connection, table: sa.Table) -> int:
+    "The greatest number that a PostgreSQL table ever gave, whether or not its row is still there."
+    sequence = conn.scalar(sa.select(sa.func.pg_get_serial_sequence(table.name, "id")))
+    return conn.exec_driver_sql(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}").scalar_one()
 
-def _locked(store: MemoryStore, table: sa.Table) -> int:
-    "The greatest number, nobody being about to insert a smaller one; `StoreError` where writers take too long."
+def _locked(store: MemoryStore, table: sa.Table, so_far: int | None) -> int:
+    "The greatest number, nobody being about to insert a smaller one; what was settled before, where writers take longer."
     if store.read_only:
-        with store._transaction() as conn: return _greatest(conn, table)
-    with store._transaction("write") as conn:
-        conn.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
-        conn.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
-        return _greatest(conn, table)
+        with store._transaction() as conn: return _given(conn, table)
+    try:
+        with store._transaction("write") as conn:
+            conn.exec_driver_sql("SET LOCAL lock_timeout = '200ms'")   # those who come to write meanwhile have to wait too
+            conn.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
+            return _given(conn, table)
+    except StoreError:
+        if so_far is None: raise
+        return so_far
+
+_SEQUENCES = sa.text("SELECT name, seq FROM sqlite_sequence WHERE name IN :names").bindparams(sa.bindparam("names", [t.name for t in WATCHED], expanding=True))
 
 def settled(
     store: MemoryStore,
@@ -73,13 +82,13 @@ def settled(
     "Up to which number each watched table is settled; `StoreError` where the store is away."
     with store._transaction() as conn:
         if store.dialect == "sqlite":
-            row = conn.execute(sa.select(*(sa.select(sa.func.max(t.c.id)).scalar_subquery() for t in WATCHED))).one()
-            return {table.name: last or 0 for table, last in zip(WATCHED, row, strict=True)}
-        newer = {t.name: conn.execute(sa.select(sa.func.count(), sa.func.max(t.c.id)).where(t.c.id > marks[t.name])).one() for t in WATCHED if t.name in marks}
+            return dict.fromkeys((t.name for t in WATCHED), 0) | dict(conn.execute(_SEQUENCES).all())
+        newer = {t: conn.execute(sa.select(sa.func.count(), sa.func.max(t.c.id)).where(t.c.id > marks[t.name])).one() for t in WATCHED if t.name in marks}
     found = dict(marks)
     for table in WATCHED:
-        n, last = newer.get(table.name, (1, None))
-        if n: found[table.name] = last if last is not None and last - marks[table.name] == n else _locked(store, table)
+        n, last = newer.get(table, (None, None))
+        if n is None or n and last - marks[table.name] != n: found[table.name] = _locked(store, table, marks.get(table.name))
+        elif n: found[table.name] = last
     return found
 
 # %% ../nbs/48_news.ipynb #d1b3ce6d

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['AREAS', 'open_services', 'create_app']
 
-# %% ../nbs/52_server.ipynb #16dbd754
+# %% ../nbs/52_server.ipynb #476d6caf
 from collections.abc import Sequence
 
 import helios
 from apiflask import APIBlueprint, APIFlask
 
+from .ab_tests_api import ab_tests
 from .access_api import access
+from .analytics_api import analytics
 from .api_base import ApiJson, ApiRequest, Services
 from .archive import Registry
 from .decisions_api import decisions
@@ -19,12 +21,16 @@ from .description import complete
 from .docs_page import add_docs
 from .draws_api import draws
 from .draws_at_hand import DrawsAtHand
+from .exports_api import exports
 from .forecasters_api import forecasters
 from .goals_api import goals
+from .insights_api import insights
 from .jobs import Jobs
 from .jobs_api import jobs
 from .ledger_api import predictions
 from .live_api import live
+from .memory_api import memory
+from .metacognition_api import metacognition
 from .model_cache import ModelCache
 from .models_api import models
 from .own_store import default_store
@@ -40,8 +46,9 @@ from .training_api import trainings
 from .versions_api import versions
 from .webhooks_api import hooks
 
-# %% ../nbs/52_server.ipynb #9bc0886f
-AREAS = (system, models, versions, draws, trainings, jobs, studies, forecasters, predictions, decisions, goals, live, hooks, access)
+# %% ../nbs/52_server.ipynb #c4265774
+AREAS = (system, draws, models, versions, trainings, jobs, studies, forecasters, predictions, metacognition, decisions, goals, analytics, ab_tests,
+         memory, exports, live, hooks, insights, access)
 
 # %% ../nbs/52_server.ipynb #35e266f0
 def open_services(

@@ -143,7 +143,7 @@ def _line(body: bytes) -> str: return " ".join("".join(c if c.isprintable() else
 def _wait(header: str | None) -> float | None:
     return float(header) if header and re.fullmatch(r"\d{1,6}", header) else None
 
-# %% ../nbs/47_targets.ipynb #2f05f082
+# %% ../nbs/47_targets.ipynb #f3d175e3
 def post(
     target: Target,
     address: str,                  # as `resolve` gave it
@@ -167,6 +167,7 @@ def post(
         named = {"Host": target.origin.split("//")[1], "User-Agent": "helios-webhooks", "Accept-Encoding": "identity", **headers}
         try:
             answer = pool.urlopen("POST", target.path, body, named, redirect=False, preload_content=False, decode_content=False)
+            if late.is_set(): raise SendError(f"no whole answer within {total_s:g} s")   # headers that were cut off look like the end of them
             with closing(answer): return Answer(answer.status, _first(answer), _wait(answer.headers.get("Retry-After")))
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as e:
             raise SendError(f"no whole answer within {total_s:g} s" if late.is_set() else _plainly(e)) from e
