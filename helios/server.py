@@ -18,14 +18,19 @@ from .problems import handle_problems
 from .archive import Registry
 from .settings import Settings, load_settings
 
-# %% ../nbs/52_server.ipynb #7bc8c75b
+# %% ../nbs/52_server.ipynb #5b134356
+from .ab_tests_api import ab_tests
+from .analytics_api import analytics
 from .decisions_api import decisions
+from .exports_api import exports
 from .forecasters_api import forecasters
 from .goals_api import goals
 from .ledger_api import predictions
+from .memory_api import memory
+from .metacognition_api import metacognition
 from .system_api import plain_health, system
 
-AREAS = (system, forecasters, predictions, decisions, goals)
+AREAS = (system, forecasters, predictions, metacognition, decisions, goals, analytics, ab_tests, memory, exports)
 
 # %% ../nbs/52_server.ipynb #4d5eff86
 def open_services(
