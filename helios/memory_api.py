@@ -10,7 +10,7 @@ __all__ = ['memory', 'Label', 'JournalPage', 'JournalList', 'MeasurementPage', '
            'list_system_events', 'MemoryOperation', 'list_memory_operations', 'Fragment', 'list_knowledge',
            'Prediction', 'list_predictions', 'show_prediction']
 
-# %% ../nbs/50_memory_api.ipynb #a0f070ac
+# %% ../nbs/50_memory_api.ipynb #0a837b32
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -20,13 +20,12 @@ from pydantic import BaseModel, Field
 from .api_base import Body, Day, Instant, Name, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services
 from .compaction import outlook
 from .memory_store import HALF_LIFE_DAYS, LEVELS
-from .models_at_hand import results
 from .problems import refuse
-from .results import plain, worked
+from .results import plain
 from .tables import enhanced_journal, knowledge_fragments, memory_operations, performance_metrics, predictions, system_events
 from .values import utc_hours_ago, utc_now
 
-# %% ../nbs/50_memory_api.ipynb #4c4c1561
+# %% ../nbs/50_memory_api.ipynb #afb9ede6
 memory = area("memory", "What Helios remembers")
 
 class MemoryStats(Report):
@@ -65,8 +64,7 @@ def compact_memory(json_data):
     The body may be left out. It works in slices of a few milliseconds, so that nobody who writes meanwhile waits
     for it; what is dropped is gone.
     """
-    found = services()
-    counts = worked(results(found), lambda: found.store.compact_memory(json_data.archive_days, json_data.relevance_threshold))
+    counts = services().store.compact_memory(json_data.archive_days, json_data.relevance_threshold)
     note_change("memory.compact", "memory", None, counts | json_data.model_dump())
     return counts
 
