@@ -6,9 +6,9 @@
 __all__ = ['ab_tests', 'ABStatus', 'ABTestPage', 'ABTestList', 'ABTestRow', 'list_ab_tests', 'show_ab_test', 'ABTestAsk',
            'start_ab_test', 'observe_ab_test', 'ABStop', 'stop_ab_test']
 
-# %% ../nbs/50_ab_tests_api.ipynb #8341e82a
+# %% ../nbs/50_ab_tests_api.ipynb #59e2af63
 from datetime import date
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field

@@ -122,15 +122,14 @@ def metric_trends(query_data):
     found = services()
     return plain(CrossModelAnalytics(found.store, found.registry).trends(query_data.model, query_data.hours, query_data.alpha))
 
-# %% ../nbs/50_analytics_api.ipynb #998bdd5e
+# %% ../nbs/50_analytics_api.ipynb #060ce78a
 MOST_MODELS = 12
 
 class Together(Body):
     "Who is compared, and on which draws."
     models: Annotated[list[Ref], Field(min_length=1, max_length=MOST_MODELS)] | None = Field(
         None, description="forecasters and versions; by default every forecaster that trains no network")
-    start: int | None = Field(None, ge=1, le=10**6, description="first draw to score, by its place in the era; by default the first that none has seen, else the second half")
-    since: date | None = Field(None, description="the same by its day; not both")
+    start: Annotated[int, Field(ge=1, le=10**6)] | date | None = Field(None, description="first draw to score, by its place in the era or its day; by default the first that none has seen, else the second half")
     alpha: float = Field(0.05, gt=0, le=0.5, description="level of each question over all models or pairs")
 
 class Mixed(Together):
@@ -142,24 +141,23 @@ class Compared(Mixed):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the permutation tests")
 
 def _asked(found: Any, ask: Together) -> list[Asked]:
-    if ask.start is not None and ask.since is not None: refuse(422, "start and since exclude each other; give one", since="start is given too")
     if ask.models: return [whom(found, name) for name in ask.models]
     return [Asked(name, cls) for name, cls in known_forecasters().items() if not getattr(cls, "trains", False)][:MOST_MODELS]
 
 def _scores(found: Any, ask: Together) -> tuple[Scores, bool, tuple]:
     "The scores on the same draws, whether these are simulated, and what they follow from."
-    asked, held, start = _asked(found, ask), found.parts["draws"].get(), ask.start if ask.since is None else ask.since
-    key = (tuple(one.key for one in asked), start, held.fingerprint["sha256"])
+    asked, held = _asked(found, ask), found.parts["draws"].get()
+    key = (tuple(one.key for one in asked), ask.start, held.fingerprint["sha256"])
     def make() -> Scores:
         with ExitStack() as own:
             for one in asked:
                 if one.forecaster: own.enter_context(own_code(one.forecaster))
-            return scores([one.ref for one in asked], held.draws, start, found.registry)
+            return scores([one.ref for one in asked], held.draws, ask.start, found.registry)
     return result_of(results(found), ("scores", *key), make), held.read.simulated, key
 
 def _answer(found: Any, ask: Together, what: str, make: Callable[[Scores, bool], dict]) -> dict:
     made, simulated, key = _scores(found, ask)
-    return result_of(results(found), (what, *key, ask.model_dump_json(exclude={"models", "start", "since"})), lambda: plain(make(made, simulated)))
+    return result_of(results(found), (what, *key, ask.model_dump_json(exclude={"models", "start"})), lambda: plain(make(made, simulated)))
 
 # %% ../nbs/50_analytics_api.ipynb #2df41e64
 class Periods(Reply):

@@ -136,7 +136,7 @@ def show_decision(decision_id: int):
     """A decision with its options and what it saw"""
     return _said(_found(engine_of(services()), decision_id))
 
-# %% ../nbs/50_decisions_api.ipynb #f0bdf186
+# %% ../nbs/50_decisions_api.ipynb #75da0533
 class Reasoned(Body):
     "Why, for the journal."
     why: str | None = Field(None, pattern=r"^[^\x00-\x1f\x7f]{1,500}$")
@@ -150,7 +150,8 @@ def _step(decision_id: int, what: str, take: Any) -> dict:
     engine = engine_of(services())
     before = _found(engine, decision_id)
     row = take(engine, before)
-    note_change(f"decision.{what}", str(decision_id), {"status": before["status"], "choice": before["choice"]}, {"status": row["status"], "choice": row["choice"]})
+    was, now = ({name: of[name] for name in ("status", "choice")} for of in (before, row))
+    if was != now: note_change(f"decision.{what}", str(decision_id), was, now)
     return _said(row)
 
 @decisions.post("/decisions/<int:decision_id>/approve")
