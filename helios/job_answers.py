@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Status', 'JobQuery', 'JobPage', 'Job', 'JobDetail', 'Limits', 'percent', 'job_keys', 'detail_keys', 'known_job',
-           'job_query', 'jobs_page', 'accepted', 'job_links']
+           'job_query', 'jobs_page', 'accepted', 'job_links', 'told']
 
 # %% ../nbs/49_job_answers.ipynb #6b5c09ab
 import re
@@ -126,3 +126,9 @@ def accepted(
 def job_links(operation: str = "get_jobs_show_job") -> dict:
     "Where the description says that the job's identifier leads."
     return {"job": {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}}}
+
+def told(
+    data: Any,   # of a job's event
+) -> Any:
+    "What a caller is told of an event: not where the job's folder is, nor which process it was."
+    return {key: value for key, value in data.items() if key not in ("folder", "pid")} if isinstance(data, dict) else data

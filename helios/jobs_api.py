@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from .api_base import Instant, Query, Reply, area, needs, note_change, services
-from .job_answers import JobDetail, JobPage, JobQuery, Limits, accepted, detail_keys, job_links, jobs_page, known_job
+from .job_answers import JobDetail, JobPage, JobQuery, Limits, accepted, detail_keys, job_links, jobs_page, known_job, told
 from .job_rows import LOG
 
 # %% ../nbs/50_jobs_api.ipynb #0a7cfba6
@@ -124,8 +124,5 @@ def job_events(job_id, query_data):
     """What happened to a job, after an event"""
     known_job(job_id)
     found = services().jobs.events(job_id, query_data.after, query_data.limit + 1)
-    items = [{key: event[key] for key in ("id", "kind", "timestamp")} | {"data": _shown(event["data"])} for event in found[:query_data.limit]]
+    items = [{key: event[key] for key in ("id", "kind", "timestamp")} | {"data": told(event["data"])} for event in found[:query_data.limit]]
     return {"items": items, "next_after": items[-1]["id"] if items else query_data.after, "more": len(found) > query_data.limit}
-
-def _shown(data: Any) -> Any:
-    return {key: value for key, value in data.items() if key not in ("folder", "pid")} if isinstance(data, dict) else data

@@ -23,6 +23,7 @@ from flask import Response, current_app, request
 from pydantic import Field
 
 from .api_base import Query, Services, area, services
+from .job_answers import told
 from .job_rows import JobError, check_job_id
 from .memory_store import ENDED
 from .news import News, start_news
@@ -133,7 +134,7 @@ def _stream(found: Services, follow: Callable[[Callable[[], bool]], Iterator[str
     answer.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     return answer
 
-_SENT = {409: "no event has this id yet: it is from another database", 200: {"description": "server-sent events; each has an id, a name and JSON as its data", "content": {"text/event-stream": {"schema": {"type": "string"}}},
+_SENT = {409: "no event has this id yet: it is from another database", 200: {"description": "server-sent events; each has an id, a name and JSON as its data", "content": {"text/event-stream": {"schema": {"description": "the data of an event"}}},
                "headers": {"Cache-Control": {"schema": {"type": "string", "const": "no-store"}}}}}
 
 # %% ../nbs/50_live_api.ipynb #47010e1e
@@ -178,8 +179,7 @@ def _job_pages(found: Services, news: News, job_id: str) -> Callable[[int], tupl
             status = _job_status(found, job_id)
             if status in (None, *ENDED): return [], _block("end", {"job_id": job_id, "status": status})
             ended = False
-        told = ("job_id", "kind", "timestamp", "data")
-        return [(row["id"], _block(row["kind"], {name: row[name] for name in told}, row["id"])) for row in rows], None
+        return [(row["id"], _block(row["kind"], {name: row[name] for name in ("job_id", "kind", "timestamp")} | {"data": told(row["data"])}, row["id"])) for row in rows], None
     return page
 
 @live.get("/train/<job_id>/events")

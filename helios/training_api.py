@@ -7,12 +7,12 @@ __all__ = ['trainings', 'TrainingPage', 'EpochPage', 'TrainingQuery', 'EpochQuer
            'start_training', 'show_training', 'training_status', 'stop_training', 'TrainingRow', 'EpochRow',
            'training_history', 'training_epochs']
 
-# %% ../nbs/50_training_api.ipynb #ce57290c
+# %% ../nbs/50_training_api.ipynb #ab1fc9a0
 from typing import Any, Literal
 
 from pydantic import Field
 
-from .api_base import Body, Instant, Name, Ref, Reply, area, listing, note_change, page_of, paged_rows, services
+from .api_base import Instant, Name, Ref, Reply, area, listing, note_change, page_of, paged_rows, services
 from .fitting import TrainError
 from .job_answers import Limits, Status, accepted, known_job, percent
 from .memory_store import STATUSES
