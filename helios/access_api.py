@@ -96,7 +96,7 @@ def list_keys(query_data):
 @access.post("/keys")
 @needs("admin")
 @access.input(NewKey)
-@access.output(MadeKey, status_code=201, links={"revoke": {"operationId": "delete_api_keys_key_id", "parameters": {"key_id": "$response.body#/key/key_id"}}})
+@access.output(MadeKey, status_code=201, links={"revoke": {"operationId": "delete_access_revoke_key", "parameters": {"key_id": "$response.body#/key/key_id"}}})
 def make_key(json_data):
     """Make a key
 

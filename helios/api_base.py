@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from apiflask import APIBlueprint
 from flask import Request, current_app, g
 from flask.json.provider import DefaultJSONProvider
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from .problems import refuse
@@ -111,7 +112,12 @@ class Report(BaseModel):
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="up to 64 letters, digits, - and _, a letter or digit first")]
 Ref = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_-]{0,63})?$",
                            description="name, name@3, name@champion or name@latest")]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", json_schema_extra={"format": "date"}, description="such as 2026-08-05")]
+
+def _a_day(text: str) -> str:
+    date.fromisoformat(text)     # whose ValueError says what is wrong with 2026-02-30
+    return text
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", json_schema_extra={"format": "date"}, description="such as 2026-08-05"), AfterValidator(_a_day)]
 Instant = Annotated[str, Field(description="UTC, such as 2026-08-05T03:00:00.000000+00:00")]
 
 # %% ../nbs/47_api_base.ipynb #bb931acb

@@ -166,7 +166,7 @@ _THERE = {200: {"description": "it is there already", "content": {"application/j
 
 @predictions.post("/ledger")
 @predictions.input(LedgerAsk)
-@predictions.output(LedgerEntry, status_code=201, links={"entry": {"operationId": "get_ledger_entry_id", "parameters": {"entry_id": "$response.body#/id"}}})
+@predictions.output(LedgerEntry, status_code=201, links={"entry": {"operationId": "get_ledger_show_entry", "parameters": {"entry_id": "$response.body#/id"}}})
 @predictions.doc(operation_id="post_ledger", responses=_THERE)
 def enter_prediction(json_data):
     """Put down what somebody says of the next draw
