@@ -141,10 +141,10 @@ def test_the_champion_is_assessed_unless_it_cannot_be(app, client, home):
     write_draws(simulate(n=80, seed=99), home / HISTORY)  # another history: of these draws it has no test part
     said = client.get("/api/metacognitive/assessment").json
     assert said["model"] == "mixture" and "net@1, cannot be asked" in said["notices"][0]
-    assert client.get("/api/metacognitive/assessment?model=net@champion").status_code == 422
+    assert client.get("/api/metacognitive/assessment?model=net@champion").status_code == 409
 
 
-@pytest.mark.parametrize(("query", "status"), [("model=nobody", 404), ("model=net@7", 404), ("model=PowerballNet", 422), ("start=299", 200), ("start=300", 422), ("level=0.5", 422),
+@pytest.mark.parametrize(("query", "status"), [("model=nobody", 404), ("model=net@7", 404), ("model=PowerballNet", 422), ("start=299", 200), ("start=300", 409), ("level=0.5", 422),
                                                ("prior=1", 422), ("bias=nan", 422), ("today=2026-02-30", 422), ("model=../x", 422), ("model=%00", 422)])
 def test_what_can_be_asked(client, query, status):
     answer = client.get(f"/api/metacognitive/assessment?{query if 'model' in query else query + '&model=uniform'}")
@@ -428,8 +428,8 @@ def test_versions_are_compared_on_draws_that_they_have_not_seen(app, client, hom
     found(app).registry.set_alias("net", "champion", 2)
     said = client.post("/api/analytics/compare", json={"models": ["net", "net@1", "steps"]}).json
     assert said["names"] == ["net@2", "net@1", "steps"] and said["n"] == 58
-    assert client.post("/api/analytics/compare", json={"models": ["net@1"], "start": 5}).status_code == 422
-    assert client.post("/api/analytics/compare", json={"models": ["net", "net@2"]}).status_code == 422
+    assert client.post("/api/analytics/compare", json={"models": ["net@1"], "start": 5}).status_code == 409
+    assert client.post("/api/analytics/compare", json={"models": ["net", "net@2"]}).status_code == 409
     glance = client.get("/api/analytics/cross-model").json
     assert (glance["n_versions"], [row["ref"] for row in glance["versions"]]) == (2, ["net@2", "net@1"])
     known = client.get("/api/analytics/models/net/performance").json
