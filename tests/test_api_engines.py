@@ -133,12 +133,12 @@ def test_a_look_is_taken_once_and_the_memory_is_read_anew(app, client, home, mon
 
 
 def test_the_champion_is_assessed_unless_it_cannot_be(app, client, home):
-    write_draws(DRAWS[:80], home / HISTORY)
-    ModelTrainer(found(app).store, home).train(DRAWS[:80], TINY, "net")
+    write_draws(DRAWS[:60], home / HISTORY)
+    ModelTrainer(found(app).store, home).train(DRAWS[:60], TINY, "net")
     found(app).registry.set_alias("net", "champion", 1)
     said = client.get("/api/metacognitive/assessment").json
     assert (said["model"], said["version"], said["notices"][1:]) == ("net@1", 1, [])
-    write_draws(simulate(n=80, seed=99), home / HISTORY)  # another history: of these draws it has no test part
+    write_draws(simulate(n=60, seed=99), home / HISTORY)  # another history: of these draws it has no test part
     said = client.get("/api/metacognitive/assessment").json
     assert said["model"] == "mixture" and "net@1, cannot be asked" in said["notices"][0]
     assert client.get("/api/metacognitive/assessment?model=net@champion").status_code == 409
@@ -247,6 +247,7 @@ def test_off_by_default(app, client):
     assert client.post("/api/decisions/autonomous/stop").json["autonomous"]["on"] is False
 
 
+@pytest.mark.slow
 def test_rounds_follow_until_nothing_is_left_to_do(app, client, monkeypatch):
     """Real jobs, each a process: it acts or abstains, and then rests until a draw comes."""
     monkeypatch.setattr("helios.decision_jobs.LOOK_S", 3600)
