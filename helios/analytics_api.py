@@ -25,7 +25,7 @@ from .problems import refuse
 from .results import plain, result_of
 from .versions import RegistryError
 
-# %% ../nbs/50_analytics_api.ipynb #b6ac0593
+# %% ../nbs/50_analytics_api.ipynb #cf34f956
 analytics = area("analytics", "Models side by side")
 
 class VersionJudged(Report):
@@ -45,7 +45,7 @@ class VersionJudged(Report):
 
 class CrossModelQuery(Query):
     "How to look."
-    alpha: float = Field(0.05, gt=0, le=0.5, description="level of evidence over all versions")
+    alpha: float = Field(0.05, ge=1e-9, le=0.5, description="level of evidence over all versions")
     limit: int = Field(200, ge=1, le=1000, description="newest versions to list; the verdict is about all")
 
 class CrossModelReport(Reply):
@@ -70,7 +70,7 @@ def cross_model(query_data):
     said = plain(CrossModelAnalytics(found.store, found.registry).overview(query_data.alpha))
     return said | {"versions": said["versions"][:query_data.limit], "n_versions": len(said["versions"])}
 
-# %% ../nbs/50_analytics_api.ipynb #3300830a
+# %% ../nbs/50_analytics_api.ipynb #7ba4f26c
 class MetricSeries(Report):
     "Measurements of one metric of one model, oldest first."
     model: str
@@ -94,7 +94,7 @@ class TrendsQuery(Query):
     "Which measurements to look at."
     model: Name | None = Field(None, description="only of this model or forecaster")
     hours: float = Field(24 * 365, gt=0, le=876_000, description="how far back")
-    alpha: float = Field(0.05, gt=0, le=0.5, description="level over all series")
+    alpha: float = Field(0.05, ge=1e-9, le=0.5, description="level over all series")
 
 class TrendsReport(Reply):
     "Whether what was measured rises or falls."
@@ -122,7 +122,7 @@ def metric_trends(query_data):
     found = services()
     return plain(CrossModelAnalytics(found.store, found.registry).trends(query_data.model, query_data.hours, query_data.alpha))
 
-# %% ../nbs/50_analytics_api.ipynb #060ce78a
+# %% ../nbs/50_analytics_api.ipynb #5fbc1103
 MOST_MODELS = 12
 
 class Together(Body):
@@ -130,7 +130,7 @@ class Together(Body):
     models: Annotated[list[Ref], Field(min_length=1, max_length=MOST_MODELS)] | None = Field(
         None, description="forecasters and versions; by default every forecaster that trains no network")
     start: Annotated[int, Field(ge=1, le=10**6)] | date | None = Field(None, description="first draw to score, by its place in the era or its day; by default the first that none has seen, else the second half")
-    alpha: float = Field(0.05, gt=0, le=0.5, description="level of each question over all models or pairs")
+    alpha: float = Field(0.05, ge=1e-9, le=0.5, description="level of each question over all models or pairs")
 
 class Mixed(Together):
     "Who may be mixed."
@@ -156,6 +156,10 @@ def _scores(found: Any, ask: Together) -> tuple[Scores, bool, tuple]:
     return result_of(results(found), ("scores", *key), make), held.read.simulated, key
 
 def _answer(found: Any, ask: Together, what: str, make: Callable[[Scores, bool], dict]) -> dict:
+    try: return _made(found, ask, what, make)
+    except ComparisonError as e: refuse(409, str(e))
+
+def _made(found: Any, ask: Together, what: str, make: Callable[[Scores, bool], dict]) -> dict:
     made, simulated, key = _scores(found, ask)
     return result_of(results(found), (what, *key, ask.model_dump_json(exclude={"models", "start"})), lambda: plain(make(made, simulated)))
 

@@ -8,7 +8,7 @@ __all__ = ['predictions', 'State', 'LedgerList', 'LedgerPage', 'StandingPage', '
            'enter_prediction', 'Settled', 'settle_ledger', 'StandingRow', 'list_standings', 'VerifyAsk',
            'LedgerVerified', 'verify_ledger', 'LedgerExportAsk', 'export_ledger']
 
-# %% ../nbs/50_ledger_api.ipynb #0f2b76c5
+# %% ../nbs/50_ledger_api.ipynb #5166ba50
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from pydantic import Field
 
-from .api_base import Body, Day, Instant, Name, Query, Ref, Reply, Report, area, listing, note_change, page_of, paged, services
+from .api_base import Body, Instant, Name, Query, Ref, Reply, Report, area, listing, note_change, page_of, paged, services
 from .chain import LedgerError, entry_hash
 from .exports import EXPORTED, Format, export_answer
 from .ledger import Ledger
-from .models_at_hand import next_draw, results, whom
+from .models_at_hand import RealDay, next_draw, results, whom
 from .problems import refuse
 from .results import plain, result_of, worked
 from .tables import ledger as table
@@ -122,11 +122,11 @@ def _entries(book: Ledger, known: list[dict]) -> list[dict]:
 
 def _light(entry: dict) -> dict: return {name: value for name, value in entry.items() if name != "forecast"}
 
-# %% ../nbs/50_ledger_api.ipynb #5fe6be24
+# %% ../nbs/50_ledger_api.ipynb #2a35125f
 _FILTERS = {"forecaster": (Name | None, Field(None, description="only of this forecaster or model")),
             "state": (State | None, Field(None, description="only in this state")),
             "simulated": (bool | None, Field(None, description="only on simulated draws, or only on real ones")),
-            "since": (Day | None, Field(None, description="only for draws of this day and later"))}
+            "since": (RealDay | None, Field(None, description="only for draws of this day and later"))}
 LedgerList = listing("LedgerList", ("-id", "draw_date", "forecaster", "made_at"), **_FILTERS)
 LedgerPage = page_of(LedgerEntry)
 _ALTERED = {409: "an entry is not as it was written"}
@@ -150,6 +150,7 @@ def list_ledger(query_data):
 
 @predictions.get("/ledger/<int:entry_id>")
 @predictions.output(LedgerEntryInFull)
+@predictions.doc(operation_id="show_ledger_entry")
 def show_entry(entry_id: int):
     """A prediction with its whole distribution"""
     found = services()
@@ -157,7 +158,7 @@ def show_entry(entry_id: int):
     if not known: refuse(404, f"no prediction has the id {entry_id}; GET /api/ledger lists them")
     return _entries(Ledger(found.store), known)[0]
 
-# %% ../nbs/50_ledger_api.ipynb #cfa4b493
+# %% ../nbs/50_ledger_api.ipynb #4da6b4a8
 class LedgerAsk(Body):
     "Whose forecast to enter."
     forecaster: Ref
@@ -166,8 +167,8 @@ _THERE = {200: {"description": "it is there already", "content": {"application/j
 
 @predictions.post("/ledger")
 @predictions.input(LedgerAsk)
-@predictions.output(LedgerEntry, status_code=201, links={"entry": {"operationId": "get_ledger_show_entry", "parameters": {"entry_id": "$response.body#/id"}}})
-@predictions.doc(operation_id="post_ledger", responses=_THERE)
+@predictions.output(LedgerEntry, status_code=201, links={"entry": {"operationId": "show_ledger_entry", "parameters": {"entry_id": "$response.body#/id"}}})
+@predictions.doc(responses=_THERE)
 def enter_prediction(json_data):
     """Put down what somebody says of the next draw
 
@@ -265,7 +266,7 @@ def verify_ledger(query_data):
     said = book.verify(query_data.head)
     return {"ok": said.ok, "n": said.n, "first_bad": said.first_bad, "why": said.why, "head": book.head()}
 
-# %% ../nbs/50_ledger_api.ipynb #90013daa
+# %% ../nbs/50_ledger_api.ipynb #2e3aaf2b
 _COLUMNS = {"id": int, "n": int, "draw_date": str, "forecaster": str, "version": str, "made_at": str, "state": str, "why": str, "simulated": bool,
             "uniform": bool, "ticket_whites": str, "ticket_powerball": int, "ticket_probability": float, "drawn_whites": str, "drawn_powerball": int,
             "whites_hit": int, "powerball_hit": bool, "white_nats": float, "powerball_nats": float, "prize": int, "price": int, "hash": str}
@@ -285,7 +286,7 @@ class LedgerExportAsk(Query):
     forecaster: Name | None = Field(None, description="only of this forecaster or model")
     state: State | None = Field(None, description="only in this state")
     simulated: bool | None = Field(None, description="only on simulated draws, or only on real ones")
-    since: Day | None = Field(None, description="only for draws of this day and later")
+    since: RealDay | None = Field(None, description="only for draws of this day and later")
 
 @predictions.get("/ledger/export")
 @predictions.input(LedgerExportAsk, location="query")

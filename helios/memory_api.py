@@ -10,16 +10,17 @@ __all__ = ['memory', 'Label', 'JournalPage', 'JournalList', 'MeasurementPage', '
            'list_system_events', 'MemoryOperation', 'list_memory_operations', 'Fragment', 'list_knowledge',
            'Prediction', 'list_predictions', 'show_prediction']
 
-# %% ../nbs/50_memory_api.ipynb #0a837b32
+# %% ../nbs/50_memory_api.ipynb #4579e071
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from .api_base import Body, Day, Instant, Name, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services
+from .api_base import Body, Instant, Name, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services
 from .compaction import outlook
 from .memory_store import HALF_LIFE_DAYS, LEVELS
+from .models_at_hand import RealDay
 from .problems import refuse
 from .results import plain
 from .tables import enhanced_journal, knowledge_fragments, memory_operations, performance_metrics, predictions, system_events
@@ -169,7 +170,7 @@ def list_memory_operations(query_data):
     """What was done to the memory, newest first unless told otherwise"""
     return _listed(memory_operations, query_data, operation="operation")
 
-# %% ../nbs/50_memory_api.ipynb #0c3bdca5
+# %% ../nbs/50_memory_api.ipynb #f4ddd63b
 class Fragment(Reply):
     "Something that was learned."
     id: int
@@ -214,7 +215,7 @@ class Prediction(Reply):
 
 PredictionPage = page_of(Prediction)
 PredictionList = listing("PredictionList", ("-id", "draw_date", "created_at", "confidence", "model_name"), model=_model(),
-                         draw_date=(Day | None, Field(None, description="only for this draw")), settled=(bool | None, Field(None, description="only those with an outcome, or only those without")))
+                         draw_date=(RealDay | None, Field(None, description="only for this draw")), settled=(bool | None, Field(None, description="only those with an outcome, or only those without")))
 
 @memory.get("/predictions")
 @memory.input(PredictionList, location="query")

@@ -94,7 +94,7 @@ class BacktestRequest(Limits):
     forecasters: list[Forecaster] = Field(default_factory=list, max_length=100, description="by default all that need no training; all takes PowerballNet too")
     start: int | None = Field(None, ge=1, le=10**6, description="draw of the era to forecast first; by default after a quarter of them")
     refit: int | None = Field(250, ge=1, le=10**6, description="draws after which those that learn learn anew; null: once")
-    alpha: float = Field(0.05, gt=0, le=0.5, description="level of the evidence for all together")
+    alpha: float = Field(0.05, ge=1e-6, le=0.5, description="level of the evidence for all together")
 
 @studies.post("/backtests")
 @studies.input(BacktestRequest)
