@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from pydantic import Field
 
-from .api_base import Body, Instant, Name, Query, Ref, Reply, Report, area, listing, note_change, page_of, paged, services
+from .api_base import Body, Day, Instant, Name, Query, Ref, Reply, Report, area, listing, note_change, page_of, paged, services
 from .chain import LedgerError, entry_hash
 from .exports import EXPORTED, Format, export_answer
 from .ledger import Ledger
-from .models_at_hand import RealDay, next_draw, results, whom
+from .models_at_hand import next_draw, results, whom
 from .problems import refuse
 from .results import plain, result_of, worked
 from .tables import ledger as table
@@ -126,7 +126,7 @@ def _light(entry: dict) -> dict: return {name: value for name, value in entry.it
 _FILTERS = {"forecaster": (Name | None, Field(None, description="only of this forecaster or model")),
             "state": (State | None, Field(None, description="only in this state")),
             "simulated": (bool | None, Field(None, description="only on simulated draws, or only on real ones")),
-            "since": (RealDay | None, Field(None, description="only for draws of this day and later"))}
+            "since": (Day | None, Field(None, description="only for draws of this day and later"))}
 LedgerList = listing("LedgerList", ("-id", "draw_date", "forecaster", "made_at"), **_FILTERS)
 LedgerPage = page_of(LedgerEntry)
 _ALTERED = {409: "an entry is not as it was written"}
@@ -286,7 +286,7 @@ class LedgerExportAsk(Query):
     forecaster: Name | None = Field(None, description="only of this forecaster or model")
     state: State | None = Field(None, description="only in this state")
     simulated: bool | None = Field(None, description="only on simulated draws, or only on real ones")
-    since: RealDay | None = Field(None, description="only for draws of this day and later")
+    since: Day | None = Field(None, description="only for draws of this day and later")
 
 @predictions.get("/ledger/export")
 @predictions.input(LedgerExportAsk, location="query")

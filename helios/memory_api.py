@@ -17,10 +17,9 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from .api_base import Body, Instant, Name, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services
+from .api_base import Body, Day, Instant, Name, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services
 from .compaction import outlook
 from .memory_store import HALF_LIFE_DAYS, LEVELS
-from .models_at_hand import RealDay
 from .problems import refuse
 from .results import plain
 from .tables import enhanced_journal, knowledge_fragments, memory_operations, performance_metrics, predictions, system_events
@@ -215,7 +214,7 @@ class Prediction(Reply):
 
 PredictionPage = page_of(Prediction)
 PredictionList = listing("PredictionList", ("-id", "draw_date", "created_at", "confidence", "model_name"), model=_model(),
-                         draw_date=(RealDay | None, Field(None, description="only for this draw")), settled=(bool | None, Field(None, description="only those with an outcome, or only those without")))
+                         draw_date=(Day | None, Field(None, description="only for this draw")), settled=(bool | None, Field(None, description="only those with an outcome, or only those without")))
 
 @memory.get("/predictions")
 @memory.input(PredictionList, location="query")

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from .api_base import Body, Instant, Name, Query, Ref, Report, area, listing, needs, page_of, paged, services
+from .api_base import Body, Day, Instant, Name, Query, Ref, Report, area, listing, needs, page_of, paged, services
 from .draws import era_draws
 from .freshness import freshness
 from .metacognition import Assessment, MetacognitiveEngine
-from .models_at_hand import Asked, RealDay, own_code, results, usual_model, whom
+from .models_at_hand import Asked, own_code, results, usual_model, whom
 from .problems import refuse
 from .results import plain, result_of, worked
 from .statements import PRIOR
@@ -61,7 +61,7 @@ class AssessmentQuery(Query):
     level: float = _LEVEL
     prior: float = _PRIOR
     bias: float = _BIAS
-    today: RealDay | None = _TODAY
+    today: Day | None = _TODAY
 
 class AssessmentAsk(Body):
     "What to assess, and how."
@@ -70,7 +70,7 @@ class AssessmentAsk(Body):
     level: float = _LEVEL
     prior: float = _PRIOR
     bias: float = _BIAS
-    today: RealDay | None = _TODAY
+    today: Day | None = _TODAY
 
 class AssessmentOrder(AssessmentAsk):
     "What to assess, and whether to remember it."

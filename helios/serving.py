@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any
 
 import helios
+from .decision_jobs import stop_pilot
 from .settings import Settings
 from .values import StoreError
 
@@ -120,8 +121,10 @@ def figures_folder(
 _LOG = logging.getLogger(__name__)
 
 def _standard_app(settings: Settings) -> Any:
-    from helios.server import create_app
-    return create_app(settings)
+    from helios.server import create_app, start_work
+    app = create_app(settings)
+    start_work(app.extensions["helios"])
+    return app
 
 def start_app(
     settings: Settings,
@@ -140,6 +143,7 @@ def close_app(
     "Close what the services hold; what cannot be closed is logged."
     found = app.extensions["helios"]
     found.parts["stopping"].set()
+    if pilot := found.parts.get("pilot"): stop_pilot(pilot)
     for part in (*found.parts.values(), found.store):
         if not hasattr(part, "close"): continue
         try: part.close()
