@@ -11,15 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
-from typing import Annotated, Any
+from typing import Any
 
 import sqlalchemy as sa
-from pydantic import AfterValidator
 
 import helios
 import helios.ensembles      # enters the loader of mixtures into the registry
-from .api_base import Day
 from .forecasters import FORECASTERS, Forecaster, ForecasterError, forecaster_named, load_own
 from .game import POWERBALL
 from .pipeline import NextDraw

@@ -23,7 +23,6 @@ from time import monotonic
 from typing import Any
 
 import helios
-from .decision_jobs import stop_pilot
 from .settings import Settings
 from .values import StoreError
 
@@ -143,7 +142,9 @@ def close_app(
     "Close what the services hold; what cannot be closed is logged."
     found = app.extensions["helios"]
     found.parts["stopping"].set()
-    if pilot := found.parts.get("pilot"): stop_pilot(pilot)
+    if pilot := found.parts.get("pilot"):
+        from helios.decision_jobs import stop_pilot
+        stop_pilot(pilot)
     for part in (*found.parts.values(), found.store):
         if not hasattr(part, "close"): continue
         try: part.close()
