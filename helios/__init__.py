@@ -35,6 +35,8 @@ _HOME_OF = {
     "autonomy": ["DecisionEngine"],
     "challengers": ["DecisionError"],
     "goals": ["Goals"],
+    "server": ["create_app"],
+    "settings": ["Settings"],
     "pipeline": ["run"],
     "report": ["report_html"],
 }

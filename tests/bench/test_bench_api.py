@@ -109,7 +109,7 @@ def environment(home: Path, port: int) -> dict:
 @contextmanager
 def helios_server(home: Path):
     port = free_port()
-    with running([sys.executable, "-m", "helios.cli", "serve"], port, environment(home, port)):
+    with running([str(Path(sys.executable).with_name("helios")), "serve"], port, environment(home, port)):
         yield port
 
 
