@@ -6,21 +6,22 @@
 __all__ = ['versions', 'VersionQuery', 'VersionPage', 'VersionRow', 'list_versions', 'model_versions_of', 'show_version',
            'CompareQuery', 'VersionDifference', 'compare_versions', 'VersionPatch', 'change_version', 'delete_version',
            'restore_version', 'purge_version', 'AliasTo', 'AliasMove', 'Aliases', 'list_aliases', 'set_alias',
-           'remove_alias', 'AliasHistory', 'alias_history', 'RollBack', 'roll_back', 'export_version', 'ModelUpload',
-           'ImportedVersion', 'import_model']
+           'remove_alias', 'AliasHistory', 'alias_history', 'RollBack', 'roll_back', 'NewEnsemble', 'make_ensemble',
+           'export_version', 'ModelUpload', 'ImportedVersion', 'import_model']
 
-# %% ../nbs/50_versions_api.ipynb #4be55417
+# %% ../nbs/50_versions_api.ipynb #69694b13
 import os
 from io import BytesIO
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from apiflask.fields import UploadFile
 from flask import send_file
 from pydantic import Field
 
-from .api_base import Body, Instant, Name, Query, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services, uploads
+from .api_base import Body, Instant, Name, Query, Ref, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services, uploads
+from .ensembles import register_ensemble
 from .tables import model_aliases, model_tags, model_versions
 from .versions import CHAMPION
 
@@ -232,6 +233,24 @@ def roll_back(name, json_data):
     move = registry.rollback(name, json_data.alias, json_data.to, json_data.why)
     note_change("alias.rollback", f"{name}@{json_data.alias}", before, move["to"])
     return move
+
+# %% ../nbs/50_versions_api.ipynb #185b946c
+class NewEnsemble(Body):
+    "Which versions to mix."
+    name: Name
+    members: list[Ref] = Field(min_length=1, max_length=50, description="versions of PowerballNet, such as powerball@1")
+    weights: list[Annotated[float, Field(ge=0, le=1)]] | Literal["fit"] | None = Field(None, description="one for each; fit: on the validation draws; by default equal")
+    notes: str | None = Field(None, max_length=10_000, pattern=r"^[^\u0000]*$")
+
+@versions.post("/ensembles")
+@versions.input(NewEnsemble)
+@versions.output(VersionRow, status_code=201)
+def make_ensemble(json_data):
+    """Mix versions into one"""
+    found = services()
+    row = register_ensemble(found.registry, json_data.name, json_data.members, json_data.weights, found.parts["draws"].get().draws, json_data.notes)
+    note_change("ensemble.create", row["ref"], after={"members": json_data.members, "sha256": row["sha256"]})
+    return _shown(row)
 
 # %% ../nbs/50_versions_api.ipynb #e5cb2987
 @versions.get("/models/<name>/versions/<version>/export")

@@ -73,6 +73,37 @@ def test_every_route_is_described(app):
     json.dumps(spec, allow_nan=False)
 
 
+# Those of the specification, and those that users of the earlier system call
+NAMED = """
+GET /health | GET /api/health | GET /api/models | POST /api/models {"name": "named"} | POST /api/train {"model_name": "named", "config": {"epochs": 1, "sequence_length": 10, "hidden": 8, "heads": 1}}
+GET /api/train/{job} | GET /api/train/status/{job} | GET /api/train/history | POST /api/train/stop/{job} | POST /api/predict | POST /api/models/powerball/predict
+POST /api/models/powerball/load | GET /api/models/powerball/info | GET /api/models/powerball/journal | DELETE /api/models/named
+GET /api/metacognitive/assessment | POST /api/metacognitive/assessment | GET /api/metacognitive/patterns | POST /api/metacognitive/recommendations
+POST /api/decisions/make | GET /api/decisions/history | GET /api/decisions/status | POST /api/decisions/autonomous/start | POST /api/decisions/autonomous/stop
+GET /api/goals | POST /api/goals {"name": "better", "metric": "skill_nats", "target": 0.01} | GET /api/memory/stats | POST /api/memory/compact
+GET /api/analytics/cross-model | GET /api/analytics/models/powerball/performance | POST /api/analytics/compare | POST /api/analytics/ensemble/recommendations
+GET /api/analytics/trends | POST /api/analytics/performance-matrix | GET /api/openapi.json
+"""
+
+
+def test_each_endpoint_of_the_specification_answers(app):
+    client, job = app.test_client(), None
+    for line in NAMED.strip().replace("\n", " | ").split(" | "):
+        method, path, *body = line.split(" ", 2)
+        sent = {"json": json.loads(body[0])} if body else {}
+        answer = client.open(path.replace("{job}", job or ""), method=method, headers={"Authorization": f"Bearer {KEY}"}, **sent)
+        assert answer.status_code in (200, 201, 202), (line, answer.json)
+        assert answer.is_json, line
+        job = answer.json["job_id"] if path == "/api/train" else job
+
+
+def test_health_has_the_fields_that_the_specification_shows(app):
+    said = app.test_client().get("/health").json
+    assert said["status"] == "healthy" and said["service"] == "helios-backend" and said["ml_dependencies"] is True
+    assert {"version", "database_status", "timestamp"} <= set(said)
+    assert {"memory_store", "model_trainer", "metacognitive_engine"} <= set(said["components"])
+
+
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(app):
     with served(app) as url:

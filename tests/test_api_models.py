@@ -158,3 +158,13 @@ def test_the_first_training_of_a_name_has_its_configuration(app, client):
     asked = app.extensions["helios"].jobs.get(job["job_id"])["params"]["config"]
     app.extensions["helios"].jobs.cancel(job["job_id"])
     assert (asked["hidden"], asked["layers"], asked["epochs"]) == (16, 2, 1)
+
+
+def test_versions_are_mixed(trained, client):
+    made = client.post("/api/ensembles", json={"name": "both", "members": ["powerball@1", "powerball@2"], "weights": [0.25, 0.75]})
+    assert made.status_code == 201 and made.json["ref"] == "both@1"
+    assert client.post("/api/predict", json={"model_name": "both", "record": False}).json["version"] == "both@1"
+    wrong = [client.post("/api/ensembles", json={"name": "x"} | sent).status_code for sent in (
+        {"members": ["powerball@9"]}, {"members": ["both@1"]}, {"members": ["powerball@1"], "weights": [0.5, 0.5]}, {"members": []})]
+    assert wrong == [404, 422, 422, 422]
+    assert client.delete("/api/models/powerball/versions/2").status_code == 409      # a member
