@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ServeError', 'listen', 'check_start', 'greeting', 'figures_folder', 'start_app', 'close_app', 'run_waitress', 'serve']
 
-# %% ../nbs/53_serving.ipynb #71fa0fab
+# %% ../nbs/53_serving.ipynb #8900cf52
 import errno
+import gc
 import logging
 import os
 import select
@@ -116,7 +117,7 @@ def figures_folder(
             shutil.rmtree(folder, ignore_errors=True)
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
-# %% ../nbs/53_serving.ipynb #162730d5
+# %% ../nbs/53_serving.ipynb #245ef273
 _LOG = logging.getLogger(__name__)
 
 def _standard_app(settings: Settings) -> Any:
@@ -132,6 +133,9 @@ def start_app(
     torch.set_num_threads(1)
     app = (make_app or _standard_app)(settings)
     app.extensions["helios"].parts.setdefault("stopping", threading.Event())
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 50)
     return app
 
 def close_app(
