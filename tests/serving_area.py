@@ -86,7 +86,8 @@ class Running:
         return [child.pid for child in psutil.Process(self.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
 
     def logged(self):
-        return [json.loads(line) for line in Path(self.log).read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+        whole = Path(self.log).read_text(encoding="utf-8").rpartition("\n")[0]      # a last line may be half there
+        return [json.loads(line) for line in whole.split("\n") if line.startswith("{")]
 
 
 @contextmanager
