@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['WAIT_S', 'LEAST_RATE', 'PatientSocket', 'as_problem', 'PatientWorker', 'Master', 'PlainLog']
 
-# %% ../nbs/51_gunicorn_worker.ipynb #9a2b8278
+# %% ../nbs/51_gunicorn_worker.ipynb #d8a7a660
 import errno
 import logging
 import select
 import signal
 import socket
+from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
@@ -23,7 +24,7 @@ from werkzeug.exceptions import RequestTimeout
 
 from .problems import PROBLEM_TYPE, Problem
 
-# %% ../nbs/51_gunicorn_worker.ipynb #25d8f35c
+# %% ../nbs/51_gunicorn_worker.ipynb #bed2c531
 WAIT_S, LEAST_RATE = 15.0, 16 * 1024   # seconds, and bytes a second that earn another one
 
 class PatientSocket(socket.socket):
@@ -39,9 +40,13 @@ class PatientSocket(socket.socket):
 
     def begin(self) -> None:
         "A new request starts."
-        self.waited_s, self.received, self.in_app = 0.0, 0, False
+        self.waited_s, self.received, self.in_app, self.head = 0.0, 0, False, None
 
     def recv(self, size: int, flags: int = 0) -> bytes:
+        with suppress(BlockingIOError):      # mostly it is there already
+            data = super().recv(size, flags | socket.MSG_DONTWAIT)
+            self.received += len(data)
+            return data
         left = min(WAIT_S + self.received / LEAST_RATE, self.limit_s) - self.waited_s
         if (own := self.gettimeout()) is not None: left = min(left, own)
         began = monotonic()
@@ -57,11 +62,23 @@ class PatientSocket(socket.socket):
         return ConnectionResetError(errno.ECONNRESET, "the request came too slowly")
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
+        if self.in_app and self.head is None:
+            self.head = b"" if b"\r\nTransfer-Encoding:" in data else data
+            if self.head: return
+        if self.head: data, self.head = self.head + data, b""
+        with suppress(BlockingIOError):      # mostly there is room for all of it
+            sent = super().send(data, flags | socket.MSG_DONTWAIT)
+            if sent == len(data): return
+            data = memoryview(data)[sent:]
         before = self.gettimeout()
         self.settimeout(min(WAIT_S + len(data) / LEAST_RATE, self.limit_s))
         try: super().sendall(data, flags)
         except TimeoutError as e: raise ConnectionResetError(errno.ECONNRESET, "the caller does not read the answer") from e
         finally: self.settimeout(before)
+
+    def push(self) -> None:
+        "Send a head that nothing followed."
+        if self.head: self.sendall(b"")
 
 # %% ../nbs/51_gunicorn_worker.ipynb #62e9b6c7
 _LOG = logging.getLogger("helios.problems")
@@ -90,7 +107,7 @@ def as_problem(
     head = [f"HTTP/1.1 {status} {problem.title}", f"Content-Type: {PROBLEM_TYPE}", f"Content-Length: {len(body)}", *_SAFE]
     return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
-# %% ../nbs/51_gunicorn_worker.ipynb #686d082f
+# %% ../nbs/51_gunicorn_worker.ipynb #1efd0eb7
 class PatientWorker(ThreadWorker):
     "A worker with threads that nobody holds for ever."
     def enqueue_req(self, conn: Any) -> None:
@@ -104,7 +121,9 @@ class PatientWorker(ThreadWorker):
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.sock.in_app = True
         try: return super().handle_request(req, conn)
-        finally: conn.sock.in_app = False
+        finally:
+            conn.sock.in_app = False
+            conn.sock.push()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         overheard = _Overheard()

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ServeError', 'listen', 'check_start', 'greeting', 'figures_folder', 'start_app', 'close_app', 'run_waitress', 'serve']
 
-# %% ../nbs/53_serving.ipynb #71fa0fab
+# %% ../nbs/53_serving.ipynb #8900cf52
 import errno
+import gc
 import logging
 import os
 import select
@@ -116,7 +117,7 @@ def figures_folder(
             shutil.rmtree(folder, ignore_errors=True)
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
-# %% ../nbs/53_serving.ipynb #162730d5
+# %% ../nbs/53_serving.ipynb #245ef273
 _LOG = logging.getLogger(__name__)
 
 def _standard_app(settings: Settings) -> Any:
@@ -134,6 +135,9 @@ def start_app(
     torch.set_num_threads(1)
     app = (make_app or _standard_app)(settings)
     app.extensions["helios"].parts.setdefault("stopping", threading.Event())
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 50)
     return app
 
 def close_app(
@@ -150,7 +154,7 @@ def close_app(
         try: part.close()
         except (StoreError, OSError, RuntimeError): _LOG.exception("%s could not be closed", type(part).__name__)
 
-# %% ../nbs/53_serving.ipynb #a6942aaa
+# %% ../nbs/53_serving.ipynb #fcc5fbaf
 def _options(settings: Settings, descriptor: int, own: int) -> dict[str, Any]:
     "gunicorn's settings; `own` is the process above the workers."
     from helios.gunicorn_worker import PatientWorker, PlainLog
@@ -158,13 +162,15 @@ def _options(settings: Settings, descriptor: int, own: int) -> dict[str, Any]:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return
         from prometheus_client.multiprocess import mark_process_dead
         mark_process_dead(worker.pid)
+    def begin_end(worker: Any) -> None:      # a quick stop, and a reload
+        if (app := getattr(worker, "wsgi", None)) is not None: app.extensions["helios"].parts["stopping"].set()
     def end(master: Any, worker: Any) -> None:
         if os.getpid() != own and (app := getattr(worker, "wsgi", None)) is not None: close_app(app)
     return {"bind": [f"fd://{descriptor}"], "workers": settings.workers, "threads": settings.threads, "worker_class": PatientWorker, "logger_class": PlainLog,
             "timeout": settings.timeout_s, "graceful_timeout": settings.grace_s, "keepalive": 5, "worker_tmp_dir": _memory_folder(), "preload_app": False,
             "limit_request_line": 8190, "limit_request_fields": 100, "limit_request_field_size": 8190, "max_requests": 0, "sendfile": False,
             "reload": settings.debug, "proc_name": "helios", "loglevel": settings.log_level.lower(), "control_socket_disable": True,
-            "child_exit": dead, "worker_exit": end}
+            "child_exit": dead, "worker_int": begin_end, "worker_exit": end}
 
 def _run_gunicorn(settings: Settings, sock: socket.socket, make_app: Callable | None) -> int:
     from gunicorn.app.base import BaseApplication

@@ -55,6 +55,9 @@ def stream():
 
 
 def app_with_trial(settings):
+    if "TRIAL_MODULE" in os.environ:      # a file whose change is noticed
+        sys.path.insert(0, os.environ["TRIAL_MODULE"])
+        import trial_code  # noqa: F401
     from helios.server import AREAS, create_app
     return create_app(settings, areas=(*AREAS, trial))
 
@@ -83,7 +86,8 @@ class Running:
         return [child.pid for child in psutil.Process(self.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
 
     def logged(self):
-        return [json.loads(line) for line in Path(self.log).read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+        whole = Path(self.log).read_text(encoding="utf-8").rpartition("\n")[0]      # a last line may be half there
+        return [json.loads(line) for line in whole.split("\n") if line.startswith("{")]
 
 
 @contextmanager
@@ -92,7 +96,7 @@ def running(home, **env):
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     tests = str(Path(__file__).parent)
-    env = os.environ | {"HELIOS_HOME": str(home), "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)])} | env
+    env = os.environ | {"HELIOS_HOME": str(home), "HELIOS_RATE_LIMIT": "", "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)])} | env
     with open(log, "w", encoding="utf-8") as said:
         process = subprocess.Popen([sys.executable, "-c", "import serving_area; serving_area.main()"], env=env, stdout=subprocess.PIPE, stderr=said, text=True)
     try:

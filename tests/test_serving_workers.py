@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from serving_area import all_of, connected, head, read_to, running
+from urllib3.exceptions import HTTPError
 from waiting import WAIT_S, until
 
 from helios.jobs import Jobs
@@ -113,3 +114,29 @@ def test_a_killed_worker_loses_no_acknowledged_write(two):
         rows = {row["id"]: row["event_data"]["n"] for row in store.get_recent_events("trial", limit=100_000)}
     assert len(kept) > 100 and [pair for pair in kept if rows.get(pair[0]) != pair[1]] == []
     until(lambda: figure(two, "helios_requests_in_flight") == 1, "nothing to be left of those who were killed")
+
+
+@pytest.mark.slow
+def test_new_code_is_taken_up_and_a_hang_up_loses_no_request(tmp_path):
+    """`--reload` for developing, and SIGHUP, which starts the workers anew one after the other."""
+    module = tmp_path / "home" / "trial_code.py"
+    module.parent.mkdir()
+    module.write_text("said = 1\n")
+    with running(tmp_path / "home", FLASK_DEBUG="1", TRIAL_MODULE=str(module.parent)) as server:
+        def worker():
+            return server.ask("GET", "/api/trial/pid").json()["pid"]
+        first = worker()
+        module.write_text("said = 22\n")
+        second = until(lambda: (now := anew(worker)) != first and now, "the reload")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: worker() != second, "another worker")      # no request fails on the way
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(WAIT_S) == 0
+
+
+def anew(ask):
+    """What is answered; None while the one worker there is starts anew."""
+    try:
+        return ask()
+    except HTTPError:
+        return None

@@ -54,12 +54,13 @@ class Line:
             found = self.sock.recv(65536)
             while b"}" not in found:
                 found += self.sock.recv(65536)
+            assert found.startswith(b"HTTP/1.1 200")
         return found
 
 
 def test_a_trivial_route_beside_bare_flask(figure, tmp_path):
     from waiting import until
-    with running(tmp_path / "home", GUNICORN_THREADS="16") as server, bare() as port:
+    with running(tmp_path / "home", GUNICORN_THREADS="16", HELIOS_RATE_LIMIT="1000000 per minute") as server, bare() as port:
         until(lambda: answers(port), "the bare app")
         lines = Line(server.port), Line(port)
         times = 200 if figure.measuring else 20
