@@ -255,6 +255,12 @@ def start(self: News) -> News:
             self._thread.start()
     return self
 
+@patch
+def finish(self: News, wait_s: float = 10.0) -> bool:   # whether it has ended
+    "Wait for the thread, once `stopping` is set: a store that is closed under it could take the process along."
+    if self._thread is not None: self._thread.join(wait_s)
+    return self._thread is None or not self._thread.is_alive()
+
 # %% ../nbs/48_news.ipynb #ac5313ca
 @patch
 def job_items(self: News, job_id: str, after: int, limit: int = 100) -> list[dict]:

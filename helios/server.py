@@ -87,7 +87,7 @@ def create_app(
     shield(app)
     return app
 
-# %% ../nbs/52_server.ipynb #89fb3372
+# %% ../nbs/52_server.ipynb #7efd2557
 def start_work(
     found: Services,
 ) -> None:
@@ -99,7 +99,10 @@ def start_work(
 
 def stop_work(
     found: Services,
-) -> None:
-    "End it: streams and threads see the event, and the pilot is waited for."
+    wait_s: float = 10.0,   # for each thread
+) -> bool:                  # whether all have ended; only then may the store be closed
+    "End it: streams and threads see the event, and the threads are waited for."
     found.parts["stopping"].set()
-    if pilot := found.parts.get("pilot"): stop_pilot(pilot)
+    if pilot := found.parts.get("pilot"): stop_pilot(pilot, wait_s)
+    ended = [found.parts[name].finish(wait_s) for name in ("webhooks", "news") if name in found.parts]
+    return all(ended) and not (pilot and pilot.flies)

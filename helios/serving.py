@@ -144,12 +144,11 @@ def close_app(
     app: Any,   # as `start_app` made it
 ) -> None:
     "Close what the services hold; what cannot be closed is logged."
+    from helios.server import stop_work
     found = app.extensions["helios"]
-    found.parts["stopping"].set()
-    if pilot := found.parts.get("pilot"):
-        from helios.decision_jobs import stop_pilot
-        stop_pilot(pilot)
-    for part in (*found.parts.values(), found.store):
+    ended = stop_work(found)
+    if not ended: _LOG.warning("a thread is still at work; the store is left open for it")
+    for part in (*found.parts.values(), *([found.store] if ended else [])):
         if not hasattr(part, "close"): continue
         try: part.close()
         except (StoreError, OSError, RuntimeError): _LOG.exception("%s could not be closed", type(part).__name__)

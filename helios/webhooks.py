@@ -255,3 +255,9 @@ def start(self: Webhooks) -> "Webhooks":
             self._thread = threading.Thread(target=self._run, name="helios-webhooks", daemon=True)
             self._thread.start()
     return self
+
+@patch
+def finish(self: Webhooks, wait_s: float = 10.0) -> bool:   # whether it has ended
+    "Wait for the thread, once the feed's `stopping` is set; an attempt that is under way takes at most 10 s."
+    if self._thread is not None: self._thread.join(wait_s)
+    return self._thread is None or not self._thread.is_alive()
