@@ -89,7 +89,7 @@ def test_a_slow_body_holds_no_thread_for_ever(server):
     finally:
         stop.set()
         dripper.join()
-    assert plain_s < 15
+    assert plain_s < 30
     assert all(text.startswith(b"HTTP/1.1 408") and b"the body came too slowly" in text for text in said)
 
 
@@ -97,7 +97,7 @@ def test_slow_headers_hold_no_thread_for_ever(server):
     slow = [connected(server, b"GET /api/health HTTP/1.1\r\nX-A: ") for _ in range(2 * THREADS)]
     began = time.monotonic()
     assert server.ask("GET", "/api/trial/pid").status == 200
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert {all_of(sock) for sock in slow} == {b""}
 
 
@@ -106,7 +106,7 @@ def test_connections_that_say_nothing_hold_no_thread(server):
     idle = [connected(server) for _ in range(3 * THREADS)]
     began = time.monotonic()
     assert server.ask("GET", "/api/trial/pid").status == 200
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     for sock in idle:
         sock.close()
 
