@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .analytics import CrossModelAnalytics, compare_scores, scores
-from .api_base import Body, Day, Name, Query, Ref, Reply, Report, area, needs, services
+from .api_base import Body, Day, Name, Query, Ref, Reply, Report, area, changes_nothing, needs, services
 from .best_ensemble import recommend
 from .comparison import ComparisonError, Scores
 from .models_at_hand import Asked, known_forecasters, own_code, path_name, results, whom
@@ -189,6 +189,7 @@ class ComparisonReport(PerformanceMatrix):
     verdict: str
 
 @analytics.post("/analytics/compare")
+@changes_nothing
 @needs("viewer")
 @analytics.input(Compared)
 @analytics.output(ComparisonReport)
@@ -201,6 +202,7 @@ def compare_models(json_data):
         made, json_data.alpha, json_data.share, json_data.seed, simulated).as_dict())
 
 @analytics.post("/analytics/performance-matrix")
+@changes_nothing
 @needs("viewer")
 @analytics.input(Together)
 @analytics.output(PerformanceMatrix)
@@ -219,6 +221,7 @@ class EnsembleReport(Report):
     simulated: bool
 
 @analytics.post("/analytics/ensemble/recommendations")
+@changes_nothing
 @needs("viewer")
 @analytics.input(Mixed)
 @analytics.output(EnsembleReport)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .api_base import Body, Reply, area, listing, needs, page_of, paged, services
+from .api_base import Body, Reply, area, changes_nothing, listing, needs, page_of, paged, services
 from .forecasters import Forecaster, ForecasterError
 from .models_at_hand import MOST_TICKETS, Said, known_forecasters, next_draw, own_code, whom
 from .problems import refuse
@@ -88,6 +88,7 @@ def forecast_answer(said: Said, held: Any) -> dict:
                                              "simulated": held.read.simulated}
 
 @forecasters.post("/forecasters/<name>/forecast")
+@changes_nothing
 @needs("viewer")
 @forecasters.input(ForecastAsk)
 @forecasters.output(ForecastOfNext)

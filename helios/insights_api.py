@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from flask import Response
 from pydantic import ConfigDict, Field
 
-from .api_base import Body, Name, Reply, Services, area, services
+from .api_base import Body, Name, Reply, Services, area, changes_nothing, services
 from .insights import Busy, InsightError, Outgoing, explain, outgoing, why_not
 from .problems import refuse, respond
 from .tables import jobs
@@ -118,6 +118,7 @@ _WITHOUT = {413: "the report is too long to be sent", 501: "this server explains
 
 # %% ../nbs/50_insights_api.ipynb #5ceee438
 @insights.post("/insights/preview")
+@changes_nothing
 @insights.input(InsightPreviewRequest)
 @insights.output(InsightPreview)
 @insights.doc(responses=_WITHOUT)
@@ -139,6 +140,7 @@ def _to_confirm(sent: Outgoing, given: bool) -> Response:
     return answer
 
 @insights.post("/insights")
+@changes_nothing
 @insights.input(InsightRequest)
 @insights.output(InsightReply)
 @insights.doc(responses=_WITHOUT | {409: _SHOW, 502: "the service failed, or could not be reached"})

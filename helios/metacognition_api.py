@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from .api_base import Body, Day, Instant, Name, Query, Ref, Report, area, listing, needs, page_of, paged, services
+from .api_base import Body, Day, Instant, Name, Query, Ref, Report, area, changes_nothing, listing, needs, page_of, paged, services
 from .draws import era_draws
 from .freshness import freshness
 from .metacognition import Assessment, MetacognitiveEngine
@@ -218,6 +218,7 @@ class RecommendationReport(Recommended):
     notices: list[str]
 
 @metacognition.post("/metacognitive/recommendations")
+@changes_nothing
 @needs("viewer")
 @metacognition.input(AssessmentAsk)
 @metacognition.output(RecommendationReport)
