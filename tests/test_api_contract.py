@@ -30,6 +30,7 @@ def app(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("contract")
         patch.setenv("HELIOS_HOME", str(home))
+        patch.setattr("helios.jobs.start_queued", lambda *args, **rest: None)      # jobs are queued and none begins
         patch.setattr("helios.callers.TRIES", [])      # schemathesis tries thousands of keys that are not good
         draws = simulate(n=150, seed=1)
         write_draws(draws, home / HISTORY)
@@ -107,5 +108,5 @@ def test_health_has_the_fields_that_the_specification_shows(app):
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(app):
     with served(app) as url:
-        done = schemathesis(url, "--max-examples", "20")
+        done = schemathesis(url, "--max-examples", "12")
     assert done.returncode == 0, done.stdout[-20_000:]
