@@ -2,7 +2,7 @@
 
 import time
 
-WAIT_S = 60  # a hanging test fails; a slow machine does not
+WAIT_S = 120  # a hanging test fails; a slow machine does not
 
 
 def until(ready, what="it", timeout_s=WAIT_S):
