@@ -15,7 +15,7 @@ from hashlib import sha256
 from math import prod
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import sqlalchemy as sa
@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from .places import MODELS, is_kept, write_atomic
 from .registry import Registry, RegistryError, member_refs
 from .tables import check_row, model_versions
-from .values import StoreError, to_json
+from .values import StoreError, each_once, no_constant, to_json
 from .versions import check_model_name, check_tag, find_row, put_tag
 
 # %% ../nbs/22_archive.ipynb #7bd77262
@@ -79,13 +79,6 @@ def unpack(
     if data[at:] != _directory(members): raise ArchiveError("its list of members is cut off or says something else than the members (a link, a comment, data at the end); copy it again")
     return {name.decode(): part for name, part in members}
 
-# %% ../nbs/22_archive.ipynb #a4757fa4
-def _no_constant(word: str) -> None: raise ValueError(f"{word} is no JSON")
-
-def _once(pairs: list[tuple[str, Any]]) -> dict:
-    if len(found := dict(pairs)) < len(pairs): raise ValueError("a key stands twice")
-    return found
-
 # %% ../nbs/22_archive.ipynb #68494100
 def strict_json(
     data: bytes | memoryview,
@@ -93,7 +86,7 @@ def strict_json(
 ) -> dict:
     "The object that `data` holds; `ArchiveError` for what is none, or not finite, or too deep."
     try:
-        found = json.loads(bytes(data).decode(), parse_constant=_no_constant, object_pairs_hook=_once)
+        found = json.loads(bytes(data).decode(), parse_constant=no_constant, object_pairs_hook=each_once)
         if not isinstance(found, dict): raise ValueError("not an object")
         to_json(what, found)
     except (ValueError, RecursionError, StoreError) as e: raise ArchiveError(f"{what} is not what Helios writes ({str(e)[:100]}); ask for another export") from e

@@ -21,7 +21,7 @@ from .database import upsert
 from .memory_store import MemoryStore
 from .rows import insert_into
 from .tables import check_row, context_storage, from_json, ledger
-from .values import utc_text
+from .values import no_constant, utc_text
 
 # %% ../nbs/36_chain.ipynb #4b823813
 GENESIS = "0" * 64
@@ -124,12 +124,10 @@ class Link:
     hash: str | None
     intact: bool    # whether what it holds gives its hash
 
-def _no_constant(text: str) -> None: raise ValueError(f"{text} is no JSON")
-
 def _link(row_id: int, hashed: tuple, **raw: Any) -> Link:
     try:
         fields = {name: value.decode() if isinstance(value, bytes) else value for name, value in raw.items()}
-        value = fields | {"content": json.loads(fields["content"], parse_constant=_no_constant)}
+        value = fields | {"content": json.loads(fields["content"], parse_constant=no_constant)}
         n, right = value["content"]["n"], entry_hash(value, hashed) == fields["hash"]
         return Link(row_id, n if isinstance(n, int) else -1, fields["previous"], fields["hash"], right)
     except (ValueError, TypeError, KeyError, RecursionError): return Link(row_id, -1, None, None, False)

@@ -6,6 +6,7 @@
 __all__ = ['SCHEMES', 'complete']
 
 # %% ../nbs/51_description.ipynb #03f15ea0
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -36,10 +37,9 @@ def _problem(status: int) -> dict:
     return answer
 
 # %% ../nbs/51_description.ipynb #c6a087e4
-def _view(app: APIFlask, path: str, method: str) -> Any:
-    rules = {(rule.rule.replace("<path:", "<").replace("<int:", "<").replace("<", "{").replace(">", "}"), m): rule.endpoint
-             for rule in app.url_map.iter_rules() for m in rule.methods}
-    return app.view_functions.get(rules.get((path, method.upper()), ""))
+def _views(app: APIFlask) -> dict[tuple[str, str], Any]:
+    "The views of an app by path, as the description writes it, and method."
+    return {(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower()): app.view_functions[rule.endpoint] for rule in app.url_map.iter_rules() for method in rule.methods}
 
 def _schema(spec: dict, schema: dict) -> dict:
     while "$ref" in schema: schema = spec["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
@@ -53,10 +53,10 @@ def complete(
     components = spec.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = _shape(components["schemas"])
     components["securitySchemes"] = SCHEMES
+    views = _views(app)
     for path, item in spec["paths"].items():
         for method, operation in item.items():
-            if method not in ("get", "post", "put", "patch", "delete"): continue
-            _finish(app, spec, path, method, operation)
+            if (path, method) in views: _finish(spec, path, operation, role_of(views[path, method], method.upper()))
     return spec
 
 def _shape(schemas: dict) -> dict:
@@ -72,13 +72,11 @@ def _must(schema: dict) -> bool:
     "Whether an empty object is refused."
     return bool(schema.get("required")) or bool(schema.get("oneOf")) and all(part.get("required") for part in schema["oneOf"])
 
-def _finish(app: APIFlask, spec: dict, path: str, method: str, operation: dict) -> None:
+def _finish(spec: dict, path: str, operation: dict, role: str | None) -> None:
     body = operation.get("requestBody")
     if body: body["required"] = any(_must(_schema(spec, content["schema"])) for content in body["content"].values())
     for status in _can_end(operation, path): operation["responses"].setdefault(str(status), _problem(status))
     for status, answer in operation["responses"].items():     # what a route documents by its number alone
         if int(status) >= 400: answer["content"] = _own(answer) | _problem(int(status))["content"]
-    role = role_of(_view(app, path, method), method.upper())
     operation["x-helios-role"] = role
-    if role: operation["security"] = [{name: []} for name in SCHEMES]
-    else: operation["security"] = []
+    operation["security"] = [{name: []} for name in SCHEMES] if role else []

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 
 from .api_base import Body, Name, Reply, Services, area, changes_nothing, services
 from .insights import Busy, InsightError, Outgoing, explain, outgoing, why_not
-from .problems import refuse, respond
+from .problems import refuse, refuse_for_now, respond
 from .tables import jobs
 
 # %% ../nbs/50_insights_api.ipynb #4ed9e2d6
@@ -156,5 +156,5 @@ def make_insight(json_data: InsightRequest):
     given = "confirm" in json_data.model_fields_set
     if not given or json_data.confirm != sent.hash: return _to_confirm(sent, given)
     try: return explain(found.settings, report, sent).as_dict()
-    except Busy as e: refuse(503, str(e), {"Retry-After": "5"})
+    except Busy as e: refuse_for_now(str(e))
     except InsightError as e: refuse(502, str(e))

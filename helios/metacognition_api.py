@@ -54,8 +54,7 @@ _PRIOR = Field(PRIOR, gt=0, lt=1, description="chance, before the draws, that su
 _BIAS = Field(1.25, gt=1, le=1000, description="weight of one ball: how many draws would show it?")
 _TODAY = Field(None, description="what counts as today; by default the day it is")
 
-class AssessmentQuery(Query):
-    "What to assess, and how."
+class _Assessed(BaseModel):
     model: Ref | None = _MODEL
     start: int | None = _START
     level: float = _LEVEL
@@ -63,14 +62,11 @@ class AssessmentQuery(Query):
     bias: float = _BIAS
     today: Day | None = _TODAY
 
-class AssessmentAsk(Body):
+class AssessmentQuery(_Assessed, Query):
     "What to assess, and how."
-    model: Ref | None = _MODEL
-    start: int | None = _START
-    level: float = _LEVEL
-    prior: float = _PRIOR
-    bias: float = _BIAS
-    today: Day | None = _TODAY
+
+class AssessmentAsk(_Assessed, Body):
+    "What to assess, and how."
 
 class AssessmentOrder(AssessmentAsk):
     "What to assess, and whether to remember it."

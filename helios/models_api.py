@@ -19,7 +19,7 @@ from .fitting import config_from
 from .model_cache import ModelCache, longest_window
 from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_record
 from .places import MODELS
-from .problems import refuse
+from .problems import refuse, refuse_for_now
 from .tables import enhanced_journal, model_aliases, model_versions
 from .training_settings import TrainSettings
 from .versions import CHAMPION
@@ -265,7 +265,7 @@ def _recorded(row: dict, following: Any, held: Any) -> tuple:
     if key not in known:
         entry, why = put_into_ledger(found.store, row, following, held.draws, None)
         prediction_id = put_on_record(found.store, row, following, held.draws)
-        if prediction_id is None: refuse(503, f"the forecast cannot be put on record: {why}; ask with \"record\": false, or make the store writable", {"Retry-After": "5"})
+        if prediction_id is None: refuse_for_now(f"the forecast cannot be put on record: {why}; ask with \"record\": false, or make the store writable")
         if len(known) > 1000: known.clear()
         known[key] = entry, why, prediction_id
         note_change("prediction.record", row["ref"], after={"draw_date": str(following.draw_date), "prediction_id": prediction_id})

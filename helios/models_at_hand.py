@@ -16,14 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 
 import helios
-import helios.ensembles      # enters the loader of mixtures into the registry
 from .forecasters import FORECASTERS, Forecaster, ForecasterError, forecaster_named, load_own
 from .game import POWERBALL
+from .next_forecast import load_version
 from .pipeline import NextDraw
 from .problems import refuse
 from .results import Results, result_of
 from .tables import model_aliases
-from .trained_model import TrainedModel
 from .versions import CHAMPION, RegistryError
 
 # %% ../nbs/49_models_at_hand.ipynb #bec13772
@@ -120,8 +119,7 @@ def _say(found: Any, asked: Asked, draws: Any, n_tickets: int) -> Said:
     if POWERBALL.era(day).name != draws.era.iloc[-1]: refuse(409, f"the next draw, {day}, opens the era {POWERBALL.era(day).name}, of which no draw is known; wait for some")
     if asked.forecaster: version, forecast = helios.__version__, _fitted(asked, draws)
     else:
-        loaded = found.registry.load(asked.ref)
-        model = TrainedModel(*loaded) if isinstance(loaded, tuple) else loaded
+        _, model = load_version(found.registry, asked.ref)
         version, about = str(asked.row["version"]), {"ref": asked.ref, "sha256": asked.row["sha256"]}
         forecast, confidence = model.next_forecast(draws)
     return Said(asked, version, NextDraw(day, forecast, confidence, forecast.top_tickets(n_tickets), POWERBALL.era(day)), about)

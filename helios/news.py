@@ -21,6 +21,7 @@ from .formats import DrawError
 from .job_rows import JobError
 from .jobs import Jobs
 from .memory_store import MemoryStore
+from .migrations import last_given
 from .places import HISTORY, helios_home
 from .tables import check_row, context_storage, decisions, job_events, jobs, ledger, system_events
 from .values import StoreError, utc_now
@@ -55,20 +56,15 @@ _SOURCES: dict[str, tuple[sa.Table, sa.Select, Callable[[dict], dict]]] = {
 WATCHED = (job_events, ledger, decisions, system_events)
 
 # %% ../nbs/48_news.ipynb #bf7cd812
-def _given(conn: sa.Connection, table: sa.Table) -> int:
-    "The greatest number that a PostgreSQL table ever gave, whether or not its row is still there."
-    sequence = conn.scalar(sa.select(sa.func.pg_get_serial_sequence(table.name, "id")))
-    return conn.exec_driver_sql(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}").scalar_one()
-
 def _locked(store: MemoryStore, table: sa.Table, so_far: int | None) -> int:
     "The greatest number, nobody being about to insert a smaller one; what was settled before, where writers take longer."
     if store.read_only:
-        with store._transaction() as conn: return _given(conn, table)
+        with store._transaction() as conn: return last_given(conn, table.name)
     try:
         with store._transaction("write") as conn:
             conn.exec_driver_sql("SET LOCAL lock_timeout = '200ms'")   # those who come to write meanwhile have to wait too
             conn.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
-            return _given(conn, table)
+            return last_given(conn, table.name)
     except StoreError:
         if so_far is None: raise
         return so_far

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
-from .problems import RETRY_S, refuse
+from .problems import refuse_for_now
 
 # %% ../nbs/47_results.ipynb #e072751c
 def plain(value: Any) -> Any:
@@ -46,7 +46,7 @@ class Results:
     def __len__(self) -> int: return len(self._kept)
 
 def _busy() -> None:
-    refuse(503, "the server is at work on other long answers; ask again in a moment", {"Retry-After": str(RETRY_S)})
+    refuse_for_now("the server is at work on other long answers; ask again in a moment")
 
 @contextmanager
 def _queued(results: Results):

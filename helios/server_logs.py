@@ -50,7 +50,7 @@ FIELDS = ("request_id", "job_id", "error_id", "status", "method", "path", "durat
 def _here() -> dict[str, Any]:
     "What the request that is being answered knows of itself."
     if not has_request_context(): return {}
-    return {"request_id": request_id(), "job_id": (request.view_args or {}).get("job_id"), "method": request.method, "path": request.path,
+    return {"request_id": request_id(request.environ), "job_id": (request.view_args or {}).get("job_id"), "method": request.method, "path": request.path,
             "caller": caller_name()}
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:

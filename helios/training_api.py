@@ -14,10 +14,9 @@ from pydantic import Field
 
 from .api_base import Instant, Name, Ref, Reply, area, listing, note_change, page_of, paged_rows, services
 from .fitting import TrainError
-from .job_answers import Limits, Status, accepted, known_job, percent
+from .job_answers import Limits, Status, accepted, find_job, known_job, percent
 from .memory_store import STATUSES
 from .problems import refuse
-from .tables import jobs as job_table
 from .tables import training_logs, training_sessions
 from .trainer import asked_config, submit_training
 from .training_settings import TrainSettings
@@ -123,9 +122,7 @@ def _session(job_id: str) -> dict | None:
 def _found(job_id: str) -> dict:
     "How a training is; 404 where there is none."
     session = _session(job_id)
-    if session is None: return _status(known_job(job_id, "train"), None)
-    rows = services().store._rows(job_table.select().where(job_table.c.job_id == job_id))
-    return _status(services().jobs.get(job_id) if rows and rows[0]["kind"] == "train" else None, session)
+    return _status(known_job(job_id, "train") if session is None else find_job(job_id, "train"), session)
 
 @trainings.get("/train/<job_id>")
 @trainings.output(TrainStatus)

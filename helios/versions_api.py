@@ -23,7 +23,7 @@ from pydantic import Field
 from .api_base import Body, Instant, Name, Query, Ref, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services, uploads
 from .ensembles import register_ensemble
 from .tables import model_aliases, model_tags, model_versions
-from .versions import CHAMPION
+from .versions import CHAMPION, WITH_NAMES
 
 # %% ../nbs/50_versions_api.ipynb #9a921b09
 versions = area("versions", "Versions, aliases and rollback; models as files")
@@ -62,8 +62,8 @@ def _page(query_data: Query, name: str | None) -> dict:
     if name: where.append(row.model_name == name)
     for table, key, value in ((model_tags, "tag", getattr(query_data, "tag", None)), (model_aliases, "alias", getattr(query_data, "alias", None))):
         if value is not None: where.append(sa.exists().where(table.c.model_name == row.model_name, table.c.version == row.version, table.c[key] == value))
-    page = paged_rows(services().store, model_versions, query_data, *where)
-    return page | {"items": [_shown(registry.get(f"{r['model_name']}@{r['version']}")) for r in page["items"]]}
+    page = paged_rows(services().store, model_versions, query_data, *where, more=WITH_NAMES)
+    return page | {"items": [_shown(registry._dressed(r)) for r in page["items"]]}
 
 VersionPage = page_of(VersionRow)
 
