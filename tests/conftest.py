@@ -28,9 +28,9 @@ if hasattr(signal, "SIGHUP"):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """The whole is shared among one process more than processors, since many tests wait; a part of it runs in this process."""
+    """The whole is shared among the processors, a part of it runs in this process."""
     whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
-    return min(4, 1 + (os.cpu_count() or 1)) if whole else 0
+    return min(4, os.cpu_count() or 1) if whole else 0
 
 
 def pytest_unconfigure(config):

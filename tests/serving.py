@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+from contextlib import contextmanager
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -48,6 +49,16 @@ class Served:
                 thread.join(20)
         self.server.shutdown()
         self.server.server_close()
+
+
+@contextmanager
+def served(app):
+    """The address of an app, for the length of a `with`."""
+    one = Served(app)
+    try:
+        yield f"http://127.0.0.1:{one.port}"
+    finally:
+        one.close()
 
 
 class Stream:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from served import served
+from serving import served
 
 from helios.draws import simulate, write_draws
 from helios.fitting import TrainingConfig

@@ -2,12 +2,11 @@
 
 import os
 import re
-import threading
 from contextlib import contextmanager
 
 import pytest
 from flask import request
-from werkzeug.serving import make_server
+from serving import served
 
 from helios.pages import with_nonce
 from helios.server import create_app
@@ -197,19 +196,6 @@ def test_the_description_has_every_route_and_loads_nothing(client):
 
 # --- in a browser ---
 
-@contextmanager
-def serving(app):
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @pytest.fixture(scope="module")
 def browser(chromium):
     from playwright.sync_api import sync_playwright
@@ -234,7 +220,7 @@ def tab(browser, **given):
 
 @pytest.mark.parametrize("width,scheme", [(1280, "light"), (390, "dark")])
 def test_the_pages_in_a_browser(client, browser, width, scheme):
-    with serving(client.application) as base, tab(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+    with served(client.application) as base, tab(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
         page.goto(base + "/")
         assert page.get_by_text("SIMULATED draws:").is_visible()
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -255,7 +241,7 @@ def test_the_pages_in_a_browser(client, browser, width, scheme):
 
 
 def test_a_build_runs_under_the_policy(built, browser):
-    with serving(built.application) as base, tab(browser) as page:
+    with served(built.application) as base, tab(browser) as page:
         page.goto(base + "/models/powerball")
         page.get_by_text("built at /models/powerball").wait_for()
         assert page.evaluate("getComputedStyle(document.getElementById('root')).color") == "rgb(1, 2, 3)"

@@ -1,4 +1,4 @@
-"""How quick the served API is: a forecast beside the bare forward pass, a trivial route beside bare Flask, and 32 clients while a training runs.
+"""How quick the served API is: a forecast beside the bare forward pass, and 32 clients while a training runs.
 
 Servers are processes of their own behind gunicorn with one worker and sixteen threads; the clients are threads of this
 process, so on two cores they share the machine with the server, and with the training where there is one. Ratios are
@@ -9,10 +9,7 @@ of medians taken by turns in one run. Nothing here fails for being slow.
 
 import http.client
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -34,35 +31,8 @@ from helios.places import DATABASE, HISTORY
 from helios.registry import Registry
 from helios.trainer import ModelTrainer, submit_training
 
-HERE = Path(__file__).parent
-
-
-@contextmanager
-def running(command: list[str], port: int, env: dict):
-    """A server for the length of a `with`, once it answers."""
-    process = subprocess.Popen(command, env=env, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            with suppress(OSError):
-                client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                client.request("GET", "/api/version")
-                client.getresponse().read()
-                client.close()
-                break
-            assert process.poll() is None and time.monotonic() < until, "the server did not start"
-            time.sleep(0.1)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def free_port() -> int:
-    import socket
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from serving_area import running
 
 
 class Client:
@@ -101,24 +71,11 @@ def home(figure, tmp_path, monkeypatch):
     torch.set_num_threads(before)
 
 
-def environment(home: Path, port: int) -> dict:
-    return os.environ | {"HELIOS_HOME": str(home), "PORT": str(port), "HELIOS_RATE_LIMIT": "", "HELIOS_DRAWS_MAX_AGE_DAYS": "36500",
-                         "LOG_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
-
-
 @contextmanager
 def helios_server(home: Path):
-    port = free_port()
-    with running([str(Path(sys.executable).with_name("helios")), "serve"], port, environment(home, port)):
-        yield port
-
-
-@contextmanager
-def bare_server(home: Path):
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "16", "api_reference:app"]
-    with running(command, port, environment(home, port)):
-        yield port
+    """A server of the whole API on loopback; its port."""
+    with running(home, HELIOS_DRAWS_MAX_AGE_DAYS="36500", LOG_LEVEL="WARNING", OMP_NUM_THREADS="1") as server:
+        yield server.port
 
 
 def by_turns(rounds: int, *works) -> list[list[float]]:
@@ -154,35 +111,6 @@ def test_a_forecast_costs_little_more_than_the_net(figure, home, benchmark):
             wanted = 1.3 if name == "full" else None
             figure(f"POST /api/predict, net {name}, over the bare forward pass", statistics.median(served) / statistics.median(alone), "times", at_most=wanted)
             figure(f"POST /api/predict, net {name}", 1e3 * statistics.median(served), "ms")
-    benchmark.pedantic(lambda: None, rounds=1)
-
-
-def rate(port: int, path: str, seconds: float, clients: int = 8) -> float:
-    """Answers a second."""
-    counts, stop = [0] * clients, threading.Event()
-
-    def work(i: int) -> None:
-        ask = Client(port)
-        while not stop.is_set():
-            ask(path)
-            counts[i] += 1
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / seconds
-
-
-def test_a_trivial_route_is_nearly_bare_flask(figure, home, benchmark):
-    seconds, rounds = (3, 5) if figure.measuring else (0.2, 1)
-    with helios_server(home) as ours, bare_server(home) as theirs:
-        pairs = [(rate(theirs, "/api/version", seconds), rate(ours, "/api/version", seconds)) for _ in range(rounds)]
-    figure("a trivial route, answers a second, over bare Flask's", statistics.median(own / bare for bare, own in pairs), "times", at_least=0.8)
-    figure("a trivial route", statistics.median(own for _, own in pairs), "answers/s")
     benchmark.pedantic(lambda: None, rounds=1)
 
 
