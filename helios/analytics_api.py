@@ -103,6 +103,7 @@ class TrendsReport(Reply):
     alpha: float
     verdict: str
 
+# %% ../nbs/50_analytics_api.ipynb #494c908e
 @analytics.get("/analytics/models/<name>/performance")
 @analytics.output(PerformanceReport)
 def model_performance(name: str):
@@ -188,6 +189,7 @@ class ComparisonReport(PerformanceMatrix):
     ensemble: dict[str, Any] | None = Field(description="the mixture to use; null where the draws are too few to choose one")
     verdict: str
 
+# %% ../nbs/50_analytics_api.ipynb #513d8e9f
 @analytics.post("/analytics/compare")
 @changes_nothing
 @needs("viewer")

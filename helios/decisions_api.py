@@ -70,6 +70,7 @@ class Decision(DecisionSummary):
     undo: dict[str, Any] | None = Field(description="what undoing puts back")
     waits: str | None = Field(None, description="what a verification waits for")
 
+# %% ../nbs/50_decisions_api.ipynb #9f67b669
 def engine_of(found: Any) -> DecisionEngine:
     "The engine over the store, registry and jobs of this app."
     return DecisionEngine(found.store, found.registry, found.jobs)
@@ -248,6 +249,7 @@ class DecisionsNow(Reply):
     round: dict[str, Any] | None = Field(description="the round that was begun last: number, job_id, at")
     pilot: bool = Field(description="whether the pilot of the worker that answers flies")
 
+# %% ../nbs/50_decisions_api.ipynb #c1cd55cb
 def pilot_of(found: Any) -> Pilot:
     "The pilot of this process; `start_pilot` makes it fly."
     made = found.parts.get("pilot") or Pilot(found.store, found.registry, found.jobs, lambda: found.parts["draws"].get().draws)
@@ -257,6 +259,7 @@ def _now(found: Any) -> dict:
     last = context_of(found.store, *ROUND)
     return plain(engine_of(found).status()) | {"round": last and {name: last[name] for name in ("number", "job_id", "at")}, "pilot": pilot_of(found).flies}
 
+# %% ../nbs/50_decisions_api.ipynb #ba5286ec
 @decisions.get("/decisions/status")
 @decisions.output(DecisionsNow)
 def decisions_status():

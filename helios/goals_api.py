@@ -85,6 +85,7 @@ def list_goals(query_data):
     measured = _measured(found, query_data.model or "powerball") if query_data.progress else None
     return paged([_row(row, measured) for row in rows], query_data)
 
+# %% ../nbs/50_goals_api.ipynb #53f4393d
 class GoalAsk(Body):
     "A goal to set."
     name: str = Field(pattern=_GOAL_NAME, description="a word of your own")
@@ -108,6 +109,7 @@ def set_goal(json_data):
     note_change("goal.set", row["name"], None, {name: row[name] for name in ("metric", "target", "deadline", "priority", "model_name")})
     return _row(row), 201, {"Location": f"/api/goals/{quote(row['name'])}"}
 
+# %% ../nbs/50_goals_api.ipynb #9132fb93
 class GoalShow(Query):
     "What to show of a goal."
     progress: bool = Field(False, description="whether to measure how far it is")

@@ -112,6 +112,7 @@ def list_journal(query_data):
     where = [] if query_data.which == "all" else [enhanced_journal.c.archived == (query_data.which == "archived")]
     return _listed(enhanced_journal, query_data, *where, model="model_name", event_type="event_type", session_id="session_id")
 
+# %% ../nbs/50_memory_api.ipynb #70574f32
 class Measurement(Reply):
     "One measurement."
     id: int
@@ -201,6 +202,7 @@ def list_knowledge(query_data):
     page = _listed(knowledge_fragments, query_data, knowledge_fragments.c.relevance_score >= query_data.min_relevance, model="model_name", fragment_type="fragment_type")
     return page | {"items": [_fragment(row, datetime.fromisoformat(utc_now())) for row in page["items"]]}
 
+# %% ../nbs/50_memory_api.ipynb #965d1a6d
 class Prediction(Reply):
     "A prediction on record."
     id: int

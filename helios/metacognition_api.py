@@ -78,6 +78,7 @@ class Statement(Report):
     claim: str
     confidence: float
 
+# %% ../nbs/50_metacognition_api.ipynb #1822d5ce
 class Recommended(Report):
     "What to do next."
     strategy: str

@@ -43,6 +43,7 @@ class ModelRow(Reply):
 ModelPage = page_of(ModelRow)
 ModelQuery = listing("ModelQuery", ["-updated_at", "name", "created_at", "versions"], active=(bool, Field(True, description="false: deleted models too")))
 
+# %% ../nbs/50_models_api.ipynb #6efce63d
 def _cache() -> ModelCache: return services().parts["models"]
 
 def _counts(conn: sa.Connection) -> tuple[dict, dict]:
@@ -93,6 +94,7 @@ class ModelInfo(Report):
     created_at: Instant
     updated_at: Instant
 
+# %% ../nbs/50_models_api.ipynb #142fdb17
 def _found(name: str) -> dict:
     "The row of an active model; 404 where there is none."
     row = services().store.get_model_metadata(name)
@@ -111,6 +113,7 @@ def _info(row: dict) -> dict:
     return _row(row, n, given, set()) | {"description": str(about.get("description", "")), "newest": shown,
             "config": (newest[0]["config"] if newest else about.get("config")) or {}}
 
+# %% ../nbs/50_models_api.ipynb #602046a8
 @models.post("/models")
 @models.input(NewModel)
 @models.output(ModelInfo, status_code=201)
@@ -225,7 +228,7 @@ def load_model(name, json_data):
     size = next((r["bytes"] for r in cache.listed() if r["ref"] == row["ref"]), 0)
     return {"name": name, "ref": row["ref"], "loaded": True, "bytes": size, "models_loaded": len(cache)}
 
-# %% ../nbs/50_models_api.ipynb #b4eb56eb
+# %% ../nbs/50_models_api.ipynb #51752aae
 class PredictBy(Body):
     "How to forecast."
     tickets: int = Field(5, ge=1, le=1000, description="most probable tickets to list")
@@ -257,6 +260,7 @@ class Prediction(Report):
     draws: dict[str, Any] = Field(description="n, last, source, simulated")
     forecast: dict[str, Any] = Field(description="the distribution, as helios forecast --json has it")
 
+# %% ../nbs/50_models_api.ipynb #9fb6a888
 def _recorded(row: dict, following: Any, held: Any) -> tuple:
     "Prediction and entry of a forecast, entered the first time; and why there is none."
     found = services()

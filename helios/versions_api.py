@@ -51,6 +51,8 @@ _HIDDEN = ("about", "file_path")   # the sidecar whole, and a place on the serve
 def _shown(row: dict) -> dict: return {key: value for key, value in row.items() if key not in _HIDDEN}
 
 _TEXT = {"max_length": 200, "pattern": r"^[^\u0000]*$"}
+
+# %% ../nbs/50_versions_api.ipynb #ad187c3f
 VersionQuery = listing("VersionQuery", ["-id", "model_name", "version", "created_at"],
     name=(Name | None, Field(None, description="only versions of this model")), tag=(str | None, Field(None, **_TEXT)),
     alias=(str | None, Field(None, **_TEXT, description="only versions that this alias points at")), deleted=(bool, Field(False, description="deleted ones too")))
@@ -165,6 +167,7 @@ class AliasTo(Body):
     version: int = Field(ge=1, le=2**31 - 1)
     why: str | None = Field(None, max_length=1000, pattern=r"^[^\u0000]*$", description="for the journal")
 
+# %% ../nbs/50_versions_api.ipynb #3d48d59b
 class AliasMove(Report):
     "A move of an alias."
     alias: str
@@ -183,6 +186,7 @@ def list_aliases(name):
     _known(name)
     return {"name": name, "aliases": services().registry.aliases(name)}
 
+# %% ../nbs/50_versions_api.ipynb #59c8f0f6
 @versions.put("/models/<name>/aliases/<alias>")
 @versions.input(AliasTo)
 @versions.output(AliasMove)
@@ -217,6 +221,7 @@ def alias_history(name, alias):
     _known(name)
     return {"name": name, "alias": alias, "moves": services().registry.history(name, alias)}
 
+# %% ../nbs/50_versions_api.ipynb #81beb7a9
 class RollBack(Body):
     "Which way back."
     alias: str = Field(CHAMPION, pattern="^[A-Za-z][A-Za-z0-9_-]{0,63}$")
@@ -264,6 +269,7 @@ def export_version(name, version):
     answer.headers["X-Checksum-Sha256"] = made["sha256"]
     return answer
 
+# %% ../nbs/50_versions_api.ipynb #a657cbbe
 class ModelUpload(Body):
     "A file that was exported, and under which name it shall be entered."
     model_config = {"arbitrary_types_allowed": True, "strict": False, "extra": "forbid"}
