@@ -301,7 +301,8 @@ def test_workers_that_look_at_once_begin_one_round(looking):
 
     threads = [threading.Thread(target=run, args=(pilot,)) for pilot in workers]
     [t.start() for t in threads], [t.join(60) for t in threads]
-    assert len(noted.begun) == 1 and sorted(said) == sorted([*noted.begun, "busy", "busy", "busy"])
+    assert len(noted.begun) == 1 and said.count(*noted.begun) == 1
+    assert len(said) == 4 and set(said) <= {*noted.begun, "busy", "idle"}   # idle: the round is claimed and its job not yet there
 
 
 def test_a_pilot_that_dies_between_claim_and_job_holds_nobody_up(looking):
