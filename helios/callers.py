@@ -71,9 +71,10 @@ _ANY_SCOPE = {"openapi", "access.whoami"}   # a blueprint, and an endpoint
 
 def role_needed() -> str | None:
     "The role that the request at hand asks for; None: nobody is asked."
-    method = "GET" if request.method == "OPTIONS" else request.method
-    if request.endpoint: return role_of(current_app.view_functions[request.endpoint], method)
-    return "viewer" if request.path == "/api" or request.path.startswith("/api/") else None
+    asked = request._get_current_object()
+    method = "GET" if asked.method == "OPTIONS" else asked.method
+    if endpoint := asked.endpoint: return role_of(current_app.view_functions[endpoint], method)
+    return "viewer" if asked.path == "/api" or asked.path.startswith("/api/") else None
 
 def why_not(
     caller: Caller,

@@ -6,8 +6,9 @@
 __all__ = ['REQUEST_ID', 'Exchange', 'request_id', 'caller_name', 'watch']
 
 # %% ../nbs/48_exchanges.ipynb #329e5d7b
+import os
+import random
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ class Exchange:
 # %% ../nbs/48_exchanges.ipynb #4458a333
 REQUEST_ID = "helios.request_id"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}").fullmatch
+_ids = random.Random()   # its own: whoever seeds the common one does not repeat identifiers
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_ids.seed)
 
 def request_id(
     environ: dict,   # of WSGI
@@ -45,7 +48,7 @@ def request_id(
     found = environ.get(REQUEST_ID)
     if found is None:
         given = environ.get("HTTP_X_REQUEST_ID")
-        found = environ[REQUEST_ID] = given if given and _WELL_FORMED(given) else secrets.token_hex(8)
+        found = environ[REQUEST_ID] = given if given and _WELL_FORMED(given) else f"{_ids.getrandbits(64):016x}"
     return found
 
 def caller_name() -> str | None:

@@ -40,8 +40,8 @@ class Guard:
 
     def before(self) -> Response | None:
         "The refusal of the request at hand; None: it may go on."
-        environ = request.environ
-        g.request_id, g.caller = request_id(environ), NOBODY
+        environ, here = request.environ, g._get_current_object()
+        here.request_id, here.caller = request_id(environ), NOBODY
         if why := self.pages.host_problem(environ.get("HTTP_HOST")): return respond(421, why)
         if why := self.pages.page_problem(environ): return respond(403, why)
         if why := environ.get("QUERY_STRING") and url_problem(): return respond(400, why)
@@ -49,20 +49,20 @@ class Guard:
         if role is None or _is_preflight(environ): return None
         found = self.desk.caller()
         known = isinstance(found, Caller)
-        if known: g.caller = found
+        if known: here.caller = found
         wait_s = self.limits and self.counts.hit(self.limits, "calls", found.actor if known and found.actor != "local" else caller_network())
         if wait_s: return respond(429, f"more than {', '.join(map(str, self.limits))}; wait", headers={"Retry-After": str(wait_s)})
         if not known: return found
         if why := why_not(found, role): return respond(403, why)
-        return self._read_only()
+        return None if environ["REQUEST_METHOD"] in _READING else self._read_only()
 
     def _read_only(self) -> Response | None:
-        if request.method in _READING or _only_answers() or not services().store.read_only: return None
+        if _only_answers() or not services().store.read_only: return None
         return respond(503, "the store can only be read, so nothing was changed", headers={"Retry-After": str(RETRY_S)})
 
 def _is_preflight(environ: dict) -> bool:
     "Whether a browser asks if it may ask; it can send no key with that. Its `Origin` was looked at before."
-    return request.method == "OPTIONS" and "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    return environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
 
 def _only_answers() -> bool:
     "Whether the route at hand is marked by `changes_nothing`, or there is none."
@@ -73,7 +73,7 @@ _COPIED = 65536   # bytes; of a larger answer only the size is kept
 
 def _noted(answer: Response) -> list[dict]:
     "The changes of the request at hand."
-    if g.get("changes"): return g.changes
+    if changes := g.get("changes"): return changes
     if request.method in _READING or answer.status_code >= 400 or _only_answers(): return []
     size = answer.calculate_content_length() if not answer.is_streamed and not answer.direct_passthrough else None
     copy = answer.get_json(silent=True) if size is not None and size <= _COPIED and answer.is_json else {"bytes": size}

@@ -72,6 +72,7 @@ def create_app(
     settings = settings or load_settings()
     app = APIFlask("helios", title="Helios", version=helios.__version__, static_folder=None, openapi_blueprint_url_prefix="/api", docs_path=None)
     app.request_class, app.json = ApiRequest, ApiJson(app)
+    app.ensure_sync = lambda view: view   # no view is a coroutine, and Flask asks that of each at every request
     app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
                    "AUTO_OPERATION_ID": True}
     app.extensions["helios"] = found or open_services(settings)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ trial = area("trial", "Routes of a test")
 @trial.get("/trial/pid")
 def pid():
     return {"pid": os.getpid()}
+
+
+@trial.get("/trial/thread")
+def thread():
+    return {"thread": threading.get_ident()}
 
 
 @trial.post("/trial/writes")
@@ -68,6 +74,7 @@ def main() -> None:
     from helios.serving import serve
     from helios.settings import load_settings
     gunicorn_worker.WAIT_S = 1.5
+    gunicorn_worker.STAY_MS = float(os.environ.get("TRIAL_STAY_MS", gunicorn_worker.STAY_MS))
     sys.exit(serve(load_settings(port=int(os.environ.get("TRIAL_PORT", "0"))), make_app=app_with_trial))
 
 

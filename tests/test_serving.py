@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
-from serving_area import all_of, app_with_trial, connected, head, running
+from serving_area import all_of, app_with_trial, connected, head, read_to, running
 from waiting import WAIT_S, until
 
 from helios.server_commands import serve
@@ -109,6 +109,24 @@ def test_connections_that_say_nothing_hold_no_thread(server):
     assert time.monotonic() - began < 10
     for sock in idle:
         sock.close()
+
+
+def ask_on(sock):
+    """The thread that answers, on a connection that is kept."""
+    sock.sendall(head("/api/trial/thread"))
+    return json.loads(read_to(sock, b"}").rpartition(b"\r\n\r\n")[2])["thread"]
+
+
+def test_a_thread_stays_with_its_caller_and_keeps_nobody_waiting_for_long(home):
+    """With a wait of two seconds, where others have the thousandth part."""
+    with running(home, GUNICORN_THREADS="2", HELIOS_MAX_STREAMS="1", TRIAL_STAY_MS="2000") as server:
+        one, two = connected(server), connected(server)
+        assert len({ask_on(one) for _ in range(20)}) == 1 and len({ask_on(one), ask_on(two)}) == 2
+        socks = [one, two, *(connected(server) for _ in range(4))]
+        with ThreadPoolExecutor(len(socks)) as callers:      # more callers than threads
+            assert len(set(callers.map(ask_on, socks))) <= 2
+        for sock in socks:
+            sock.close()
 
 
 def test_a_body_in_time_is_read_whatever_its_parts(server):
