@@ -29,7 +29,7 @@ from .values import StoreError, utc_now, utc_text
 # %% ../nbs/46_keys.ipynb #77c375a8
 _TOKEN = re.compile(r"hel_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 KEY_NAME = "^[^\\x00-\\x20\\x7f-\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000][^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]{0,99}$"   # no control characters, no space first
-SCOPE_NAME = "^[a-z][a-z0-9_]{0,39}$"
+SCOPE_NAME = "^[a-z][a-z0-9_-]{0,39}$"
 KEY_ROLES = ("viewer", "operator", "admin")   # each may do what those before it may
 
 class KeysError(ValueError):

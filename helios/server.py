@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import helios
 from apiflask import APIBlueprint, APIFlask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .ab_tests_api import ab_tests
 from .access_api import access
@@ -86,6 +87,7 @@ def create_app(
     add_docs(app)
     app.spec_processor(lambda spec: complete(app, spec))
     shield(app)
+    if n := settings.trusted_proxies: app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=0)
     return app
 
 # %% ../nbs/52_server.ipynb #7efd2557

@@ -196,7 +196,7 @@ def run_waitress(
 ) -> int:
     "Serve until the app is told to stop; then as long as requests run, at most the grace."
     import waitress
-    server = waitress.create_server(app, sockets=[sock], threads=settings.threads, ident=None, channel_timeout=30, clear_untrusted_proxy_headers=True,
+    server = waitress.create_server(app, sockets=[sock], threads=settings.threads, ident=None, channel_timeout=30, clear_untrusted_proxy_headers=not settings.trusted_proxies,
                                     max_request_header_size=65536, max_request_body_size=settings.max_upload_mb * 2**20)
     stopping = app.extensions["helios"].parts["stopping"]
     def busy() -> bool: return any(c.requests or c.total_outbufs_len for c in [*server.active_channels.values()])

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     log_json: bool = _env("HELIOS_LOG_JSON", default=True, description="a JSON object a line; false: lines for people")
     cors_origins: Words = _env("CORS_ORIGINS", default=(), description="pages of other origins that may call, with commas")
     allowed_hosts: Words = _env("HELIOS_ALLOWED_HOSTS", default=(), description="names that requests may address the server by, beside its own")
+    trusted_proxies: int = _env("HELIOS_TRUSTED_PROXIES", default=0, ge=0, le=10, description="proxies in front of the server, one behind the other, that all name the caller in X-Forwarded-For")
     require_keys: bool = _env("HELIOS_REQUIRE_KEYS", default=False, description="ask for a key on loopback too")
     admin_key: SecretStr | None = _env("HELIOS_ADMIN_KEY", default=None, description="a key with the role admin, for a first start without a shell")
     redis_url: SecretStr | None = _env("REDIS_URL", "HELIOS_REDIS_URL", default=None, description="where processes share their counts of requests")

@@ -3,13 +3,18 @@
 import json
 import logging
 import re
+import shutil
+import socket
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import redis
 import sqlalchemy as sa
 from flask import Response, g
+from waiting import until
 
 from helios import counts as counts_module
 from helios.audit_trail import AuditTrail
@@ -374,6 +379,15 @@ def test_calls_are_limited_by_key(home):
         assert {status(app, path) for path in ("/health", "/api/health") for _ in range(5)} <= {200, 503}  # not counted
 
 
+def test_a_key_can_be_limited_to_any_area(keyed):
+    areas = [name for name in keyed.blueprints if name != "openapi"]
+    assert "ab-tests" in areas and len(areas) > 15
+    for area in areas:
+        path = next(path for path, method, _, endpoint in routes(keyed) if endpoint.startswith(f"{area}."))
+        assert ask(keyed, path, "OPTIONS", headers=make_key(keyed, "admin", area)).status_code < 400, area
+        assert ask(keyed, "/api/whoami", headers=make_key(keyed, "admin", area)).json["scopes"] == [area]
+
+
 def test_strangers_are_limited_by_address(home):
     with serving(rate_limit="3 per minute", require_keys=True) as app:
         assert [status(app, "/api/none", address="192.0.2.1") for _ in range(5)] == [401] * 3 + [429] * 2
@@ -406,6 +420,67 @@ def test_redis_is_asked_again(home, monkeypatch):
         assert asked == []
         monkeypatch.setattr(counts_module, "time", lambda now=counts_module.time: now() + counts_module.AWAY_S)
         assert status(app, "/api/whoami") == 200 and asked == [1]
+
+
+def forwarded(app, chain):
+    return status(app, "/api/none", address="10.0.0.7", headers={"X-Forwarded-For": chain})
+
+
+def test_a_trusted_proxy_tells_callers_apart_and_nobody_else_does(home):
+    with serving(rate_limit="3 per minute", require_keys=True, trusted_proxies=1) as app:
+        assert [forwarded(app, "192.0.2.1") for _ in range(4)] == [401] * 3 + [429]
+        assert forwarded(app, "192.0.2.2") == 401 and forwarded(app, "192.0.2.9, 192.0.2.1") == 429      # the proxy wrote the last one
+    with serving(rate_limit="3 per minute", require_keys=True) as app:
+        assert [forwarded(app, f"192.0.2.{n}") for n in range(4)] == [401] * 3 + [429]
+    with serving(trusted_proxies=1) as app:
+        assert forwarded(app, "127.0.0.1") == 401      # a server that is open on its own machine is not opened by a header
+
+
+@pytest.fixture
+def redis_server():
+    """A Redis of this test: where it is, and how to start and stop it."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("no redis-server here")
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    running = []
+
+    def start():
+        running.append(subprocess.Popen([server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL))
+        client = redis.Redis(port=port)
+        until(lambda: suppressed(redis.ConnectionError, client.ping), "redis")
+        client.close()
+
+    def stop():
+        running[-1].kill()
+        running[-1].wait()
+
+    start()
+    yield f"redis://127.0.0.1:{port}/0", start, stop
+    stop()
+
+
+def suppressed(error, act):
+    try:
+        return act()
+    except error:
+        return None
+
+
+def test_processes_share_their_counts_in_redis(home, redis_server, monkeypatch, caplog):
+    """Two apps with one store, as two workers are; Redis goes away and comes back."""
+    url, start, stop = redis_server
+    with serving(redis_url=url, rate_limit="4 per hour") as one, serving(redis_url=url, rate_limit="4 per hour") as two:
+        assert [status(app, "/api/whoami") for app in (one, two) * 3] == [200] * 4 + [429] * 2
+        answer = ask(one, "/api/whoami")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 3601
+        stop()
+        assert [status(app, "/api/whoami") for app in (one, two)] == [200] * 2      # each counts for itself
+        assert len([record for record in caplog.records if "shared counter is away" in record.message]) == 2
+        start()
+        monkeypatch.setattr(counts_module, "time", lambda now=counts_module.time: now() + counts_module.AWAY_S)
+        assert [status(app, "/api/whoami") for app in (one, two) * 3] == [200] * 4 + [429] * 2
 
 
 def test_counts_of_many_callers_fill_no_memory(monkeypatch):
