@@ -91,6 +91,7 @@ def start_ab_test(json_data):
     note_change("ab_test.start", state.name, None, {"a": state.a, "b": state.b, "delta": state.delta, "alpha": state.alpha})
     return _row(state), 201, {"Location": f"/api/ab-tests/{quote(state.name)}"}
 
+# %% ../nbs/50_ab_tests_api.ipynb #802bc452
 @ab_tests.post("/ab-tests/<name>/observe")
 @ab_tests.output(ABTestRow)
 @ab_tests.doc(operation_id="observe_ab_test")

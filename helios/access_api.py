@@ -93,6 +93,7 @@ def list_keys(query_data):
     found = paged_rows(services().store, api_keys, query_data, *where)
     return found | {"items": [_key(row) for row in found["items"]]}
 
+# %% ../nbs/50_access_api.ipynb #a46b99f5
 @access.post("/keys")
 @needs("admin")
 @access.input(NewKey)

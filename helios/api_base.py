@@ -139,6 +139,7 @@ def page_of(row: type[BaseModel]) -> type[Reply]:
 def _page(items: list, total: int, query: Query) -> dict:
     return {"items": items, "total": total, "page": query.page, "per_page": query.per_page, "pages": max(1, math.ceil(total / query.per_page))}
 
+# %% ../nbs/47_api_base.ipynb #d7d20a36
 def paged(
     rows: Iterable[Any],            # dicts, all of them
     query: Query,                   # of `listing`

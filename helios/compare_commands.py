@@ -107,6 +107,7 @@ def start_(name: str, a: str, b: str, delta: float, alpha: float, since: date | 
         state = ABTest(registry.store).create(name, *names, delta, alpha, since or draws.draw_date.iloc[-1].date())
         show(state.as_dict(), state.lines(), json_file)
 
+# %% ../nbs/59_compare_commands.ipynb #5dc653dc
 @ab.command()
 @click.argument("name")
 @data_option
@@ -140,6 +141,7 @@ def _all_lines(states: list) -> Iterator[str]:
     if not states: yield "No A/B test is there; start one: helios compare ab start NAME A B"
     for state in states: yield from state.lines()
 
+# %% ../nbs/59_compare_commands.ipynb #adc5eecd
 @ab.command()
 @click.argument("name")
 @click.option("--why", help="A note on the reason.")

@@ -69,6 +69,7 @@ def _origins(held: Held) -> dict[str, list[str]]:
     try: return read_provenance(helios_home() / PROVENANCE)[0].origins if _source(held) == "own" else {}
     except SourceError: return {}
 
+# %% ../nbs/50_draws_api.ipynb #4698fc8f
 def _rows(table: Any, asked: Any) -> np.ndarray:
     "Places of the rows that a query asks for."
     since, until = _day(asked.since), _day(asked.until)

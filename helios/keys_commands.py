@@ -40,6 +40,7 @@ def _log(store, action: str, key_id: str, before: dict | None, after: dict) -> N
     except (KeyError, OSError): user = None     # a container may run under a number that has no name
     AuditTrail(store).add("shell", action, key_id, before, after, name=user)
 
+# %% ../nbs/59_keys_commands.ipynb #e2aca3a3
 @keys.command()
 @click.argument("name")
 @click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer", show_default=True,

@@ -134,6 +134,7 @@ def assessment_of(found: Any, ask: BaseModel, record: bool) -> tuple[Assessment,
         if ask.model or name == "mixture": refuse(409, str(e))
         return _assessed(found, ask, "mixture", record), [f"The champion, {name}, cannot be asked about these draws ({e}); the mixture stands in."]
 
+# %% ../nbs/50_metacognition_api.ipynb #94af62bf
 def _memory(found: Any) -> tuple:
     "What conclusions follow from, beside the look: it changes whenever something is remembered."
     journal, fragment = enhanced_journal.c, knowledge_fragments.c

@@ -56,6 +56,7 @@ def _plan(asked: SweepRequest) -> Plan:
         text = str(e).removeprefix("--space ")
         refuse(422, text, **{f"space.{text.split(' ')[0].rstrip(':').split('=')[0]}" if space else "sweep": text})
 
+# %% ../nbs/50_studies_api.ipynb #a681ae80
 @studies.post("/sweeps")
 @studies.input(SweepRequest)
 @studies.output(JobDetail, status_code=202, links=_SHOW)
@@ -73,6 +74,7 @@ def start_sweep(json_data):
     note_change("sweep.start", row["job_id"], None, row["params"])
     return accepted(row)
 
+# %% ../nbs/50_studies_api.ipynb #ab11c3e3
 @studies.get("/sweeps")
 @studies.input(StudyQuery, location="query")
 @studies.output(JobPage)

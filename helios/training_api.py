@@ -124,6 +124,7 @@ def _found(job_id: str) -> dict:
     session = _session(job_id)
     return _status(known_job(job_id, "train") if session is None else find_job(job_id, "train"), session)
 
+# %% ../nbs/50_training_api.ipynb #b9340c4c
 @trainings.get("/train/<job_id>")
 @trainings.output(TrainStatus)
 def show_training(job_id):
@@ -172,6 +173,7 @@ TrainingQuery = listing("TrainingQuery", ["-start_time", "end_time", "updated_at
                         status=(Literal[STATUSES] | None, Field(None, description="only these")), model_name=(Name | None, Field(None, description="only this model's")))
 EpochQuery = listing("EpochQuery", ["epoch"])
 
+# %% ../nbs/50_training_api.ipynb #0528a877
 def _keep(page: dict, row: type, **more: Any) -> dict:
     "A page with only the fields of a row's shape."
     return page | {"items": [{name: item[name] for name in row.model_fields} | {name: make(item) for name, make in more.items()} for item in page["items"]]}
