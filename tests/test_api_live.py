@@ -343,6 +343,20 @@ def test_a_new_server_announces_nothing_old_and_misses_nothing_between(tmp_path)
         assert len(second.items(0)) == 1
 
 
+def test_the_newest_news_stay_and_other_events_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("helios.news.KEPT", 5)
+    with MemoryStore(tmp_path / "helios.db") as store:
+        news = News(store)
+        news.poll()
+        store.log_event("backup", {"file": "a"})
+        for i in range(12):
+            job(store, f"j{i}")
+            end(store, f"j{i}")
+            news.poll()
+        assert [item["data"]["job_id"] for item in news.items(0)] == [f"j{i}" for i in range(7, 12)]
+        assert [row["event_type"] for row in store._rows(system_events.select())].count("backup") == 1
+
+
 @pytest.mark.parametrize("both", ["sqlite", "postgresql"], indirect=True)
 def test_many_lookers_enter_each_thing_once(both):
     n, writers, lookers = 20, 3, 3
