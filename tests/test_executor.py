@@ -220,7 +220,7 @@ def test_workers_die_with_a_killed_coordinator(tmp_path, settle):
     began = time.monotonic()
     eventually(lambda: not any(map(alive, pids)))
     print(f"\nthe last worker ended {time.monotonic() - began:.2f} s after its coordinator was killed")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     process.communicate()
 
 

@@ -152,7 +152,7 @@ def test_a_reader_that_goes_away_is_no_failure(background):
 def test_check(home):
     done = run("check", "--json", "-")
     keys = json.loads(done.stdout)
-    assert done.exit_code == 0 and keys["works"] and keys["cancel_s"] < 5
+    assert done.exit_code == 0 and keys["works"] and keys["cancel_s"] < 60
     assert "works" in run("check").output
 
 

@@ -288,7 +288,7 @@ def test_a_running_job_finds_another_one_dead_without_anybody_looking(make, url)
     kill(row)
     killed = time.monotonic()
     until(lambda: row_of(jobs, "dies")["status"] == "interrupted")
-    assert time.monotonic() - killed < 5
+    assert time.monotonic() - killed < 30
     assert row_of(jobs, "lives")["status"] == "running"
 
 
@@ -469,7 +469,7 @@ def test_cancel(make, url):
     asked = time.monotonic()
     jobs.cancel("one")
     done = jobs.wait("one", WAIT_S)
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 30
     state = json.loads((jobs.folder("one") / "state.json").read_text())
     assert (done["status"], done["error_message"]) == ("cancelled", None) and done["progress"]["step"] == state["step"]
     assert jobs.store.get_context("job_check", "one")["context_data"]["step"] == state["step"]

@@ -41,7 +41,7 @@ def test_a_stop_ends_streams_finishes_requests_and_leaves_jobs(tmp_path):
         assert (answer.status, answer.json()) == (200, {"finished": True})
         assert server.process.wait(WAIT_S) == 0
         assert not folder or not folder.exists()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         listen(server.host, server.port).close()      # free at once, though a job still runs
         row = until(lambda: (row := background.get(job["job_id"]))["progress"] and row)
         assert row["status"] == "running" and psutil.pid_exists(row["pid"])
