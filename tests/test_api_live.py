@@ -231,7 +231,7 @@ def test_a_client_that_has_gone_gives_its_place_back(served):
     for stream in streams:
         stream.block()
         stream.close()
-    until(lambda: taken(served) == 0, "three places", 5)
+    until(lambda: taken(served) == 0, "three places")
 
 
 def test_a_head_request_takes_no_place(served):
