@@ -56,6 +56,7 @@ def _before(x: np.ndarray) -> np.ndarray:
     "(n,) mean of the values before each, 0 before the first."
     return np.r_[0.0, np.cumsum(x)[:-1]][:len(x)] / np.maximum(np.arange(len(x)), 1)
 
+# %% ../nbs/38_ab_test.ipynb #5c31930b
 def confidence_sequence(
     d: np.ndarray,         # (n,) differences in nats, in order of time
     low: np.ndarray,       # (n,) least that each could have been, known before its draw
@@ -265,6 +266,7 @@ def config(self: ABTest, name: str) -> dict:
     row = self._known(name, self._row(name))
     return row["config"] | {"last": max(row["outcome"]["scores"]["dates"], default=None), "status": row["status"]}
 
+# %% ../nbs/38_ab_test.ipynb #331d2e9a
 @patch
 def list(self: ABTest, status: str | None = None) -> "list[ABState]":
     "All tests, oldest first, or those of one status."
@@ -315,6 +317,7 @@ def observe(
         self._write(conn, row, status, {"scores": scores} | state.as_dict() | {"status": status})
     return self.get(name)
 
+# %% ../nbs/38_ab_test.ipynb #d3740123
 def _column(key: str, values: np.ndarray | None, n: int, otherwise: float | None) -> "list[float]":
     "One number a draw."
     if values is None and otherwise is None: raise ABError("the test has no bound of its own; give low and high, as difference_bounds finds them")

@@ -71,6 +71,7 @@ def _common_start(subjects: list[Subject], draws: pd.DataFrame, start: int | str
     if asked < latest.first: raise ComparisonError(f"{latest.name} has seen draws until {days.iloc[latest.first - 1].date()}; start at {days.iloc[latest.first].date()} or later")
     return asked
 
+# %% ../nbs/42_analytics.ipynb #af7dbaff
 def scores(
     subjects: list[str | Forecaster],
     draws: pd.DataFrame,                     # a history; its last era is used
@@ -123,6 +124,7 @@ def compare_scores(
     return Comparison(scores, performance_matrix(scores, alpha), period_matrix(scores, min(4, len(scores))), pairs(scores, alpha, seed), courses(scores, alpha=alpha, seed=seed),
                       correlations(scores), recommend(scores, share, alpha) if enough else None, alpha, simulated)
 
+# %% ../nbs/42_analytics.ipynb #f87bea7b
 @patch
 def as_dict(self: Comparison) -> dict:
     "Plain values, JSON-ready."

@@ -179,6 +179,7 @@ def _tried_as(forecaster: Forecaster) -> str:
     said = repr([(source(type(one)), _holds(one)) for one in strangers])
     return f"{forecaster.name} {sha256(said.encode()).hexdigest()[:8]}" if strangers else forecaster.name
 
+# %% ../nbs/33_backtest.ipynb #e51698b3
 @dataclass(frozen=True)
 class _Chunk:
     "A walk that is one piece of work."
@@ -279,6 +280,7 @@ def prepared(forecasters: Any, draws: pd.DataFrame | None, start: int | None, re
     if not 0 < alpha < 1: raise BacktestError(f"alpha is {alpha}; give a level between 0 and 1, such as 0.05")
     return past, named, _start(start, named, past)
 
+# %% ../nbs/33_backtest.ipynb #e002f314
 def _start(start: int | None, named: dict[str, Forecaster], past: Past) -> int:
     "The draw to forecast first."
     n, last = len(past), max(named.values(), key=lambda one: one.first(past))
@@ -320,6 +322,7 @@ def _judged(walks: dict[str, Walked], named: dict[str, Forecaster], past: Past, 
                       holm.get(name, 1.0), counts_as[name]) for name, walked in walks.items()}
     return Backtest(runs, past.days[start:len(past)], start, refit, data, tried, alpha)
 
+# %% ../nbs/33_backtest.ipynb #734f9caf
 def _work(chunks: dict[str, list[_Chunk]], past: Past, executor: str | Executor | None, folder: Path | None,
           on_progress: Callable[..., None]) -> dict[int, Walked]:
     "The walks of all chunks, by identity; those kept in the folder are read."

@@ -81,6 +81,7 @@ def _fit(part: Scores, at: np.ndarray, alpha: float) -> tuple[tuple[np.ndarray, 
 def _gain(scores: Scores, at: np.ndarray, white: np.ndarray, powerball: np.ndarray) -> np.ndarray:
     return mixed_score(scores.white[:, at].T, white) + mixed_score(scores.powerball[:, at].T, powerball)
 
+# %% ../nbs/39_best_ensemble.ipynb #3928db34
 def recommend(
     scores: Scores,        # of the members
     share: float = 0.5,    # of the draws, the first ones, that choose; the rest judges

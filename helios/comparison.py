@@ -240,6 +240,7 @@ class Course:
         if self.p_trend_holm <= self.alpha: return f"{'rises' if self.slope > 0 else 'falls'} over time"
         return "changes over time" if self.p_stable_holm <= self.alpha else "no change found"
 
+# %% ../nbs/38_comparison.ipynb #424f6fc4
 def courses(
     scores: Scores,
     blocks: int = 4,       # stretches

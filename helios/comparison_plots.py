@@ -49,6 +49,7 @@ def _likeness(figure, axes, found: Comparison) -> None:
     axes.set_title("Correlation of scores", loc="left", fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.8)
 
+# %% ../nbs/43_comparison_plots.ipynb #bec629ca
 def plot_comparison(
     found: Comparison,
 ) -> Figure:

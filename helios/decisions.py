@@ -89,6 +89,7 @@ def execute(self: DecisionEngine, id: int, draws: pd.DataFrame,
         raise
     return self.get(id)
 
+# %% ../nbs/41_decisions.ipynb #2b5d3fbb
 def _told(kind: str, facts: dict) -> str:
     "What an act came to, as the end of a sentence."
     if kind == "strategy":
@@ -202,6 +203,7 @@ def undo(self: DecisionEngine, id: int, why: str | None = None) -> dict:
         self._note(row, "decision_undone", f"Decision {id} is undone{f': {why}' if why else ''}; what was before is back.")
     return self.get(id)
 
+# %% ../nbs/41_decisions.ipynb #e9105eb1
 @patch
 def recover(self: DecisionEngine) -> list[dict]:   # the decisions that were settled
     "Settle decisions whose process died while it executed them."

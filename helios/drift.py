@@ -32,6 +32,7 @@ class FairScores:
     mean: np.ndarray      # (n,) nats, of each draw
     sd: np.ndarray        # (n,) nats; 0 where the forecast is uniform
 
+# %% ../nbs/38_drift.ipynb #c61bf4a9
 def _scores_of(forecast: Forecast | Mixture, sets: np.ndarray | None, powerballs: np.ndarray) -> np.ndarray:
     "(m, n) skill of the forecasts on tickets: sets (m, n, k), None if whites are uniform, and powerballs (m, n), from 0."
     log_q = forecast.powerball_logits.double().log_softmax(-1).numpy(force=True)

@@ -153,6 +153,7 @@ class _Look:
     @property
     def evidence(self) -> bool: return not self.of.is_uniform and self.evaluation.process.final >= self.needed
 
+# %% ../nbs/40_metacognition.ipynb #ae337a2a
 @patch
 def _look(self: MetacognitiveEngine, subject: str | Forecaster, draws: pd.DataFrame, start: int | None, today: date | None, bias: float,
           alpha: float, seed: int) -> _Look:
