@@ -230,6 +230,6 @@ class EnsembleReport(Report):
 def recommend_ensemble(json_data):
     """The mixture of these models to use
 
-    The body may be left out. It can be registered: `helios ensemble`.
+    The body may be left out. `helios models ensemble` registers one.
     """
     return _answer(services(), json_data, "ensemble", lambda made, simulated: recommend(made, json_data.share, json_data.alpha).as_dict() | {"simulated": simulated})

@@ -67,10 +67,20 @@ class ApiRequest(Request):
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> dict: return self.body
 
     @property
+    def takes_file(self) -> bool:
+        "Whether the route takes one."
+        return getattr(current_app.view_functions.get(self.endpoint or ""), "helios_upload", False)
+
+    def _load_form_data(self) -> None:
+        if self.takes_file and self.mimetype != "multipart/form-data":
+            raise UnsupportedMediaType(f"the file comes as {self.mimetype or 'nothing'}; send it as multipart/form-data, such as curl -F file=@draws.csv")
+        super()._load_form_data()
+
+    @property
     def max_content_length(self) -> int:
         "Bytes that this route reads: of a file where it takes one, else of a body."
-        settings, view = current_app.extensions["helios"].settings, current_app.view_functions.get(self.endpoint or "")
-        return settings.max_upload_mb * 2**20 if getattr(view, "helios_upload", False) else settings.max_body_kb * 2**10
+        settings = current_app.extensions["helios"].settings
+        return settings.max_upload_mb * 2**20 if self.takes_file else settings.max_body_kb * 2**10
 
 def uploads(view: Callable) -> Callable:
     "Mark a route that takes a file, which may be larger than a body; stands where `needs` does."

@@ -128,6 +128,10 @@ def as_dict(self: Backtest) -> dict:
             "start": self.start, "first": str(self.days[0]), "last": str(self.days[-1]), "refit": self.refit, "alpha": self.alpha,
             "draws": self.data, "verdict": self.verdict}
 
+def _short(e: float) -> str:
+    "An E for a table."
+    return f"{e:.2g}" if e >= 0.001 else "< 0.001"
+
 @patch
 def lines(self: Backtest) -> list[str]:
     "The backtest for people."
@@ -137,7 +141,7 @@ def lines(self: Backtest) -> list[str]:
     for run in self.ranking:
         keys = run.as_dict()
         low, high = (float("nan") if b is None else b for b in keys["ci95"])
-        rows.append(f"{run.name:14} {keys['skill_nats'] + 0.0:+8.4f} {low + 0.0:+9.4f} {high + 0.0:+9.4f} {keys['e_value']:9.2g} "
+        rows.append(f"{run.name:14} {keys['skill_nats'] + 0.0:+8.4f} {low + 0.0:+9.4f} {high + 0.0:+9.4f} {_short(keys['e_value']):>9} "
                     f"{keys['p_holm']:7.2g} {keys['hits_mean']:6.3f} {keys['payback']:8.1%}{'  evidence' if run.has_evidence else ''}")
     keys = self.ranking[0].as_dict()
     chance = "" if keys["payback_chance95"] is None else ", {:.0%} to {:.0%} in 95 of 100 cases".format(*keys["payback_chance95"])

@@ -246,5 +246,6 @@ def rationale(options: list[Option], choice: int, confidence: float, state: dict
                 f"{exp(found['needed']):.0f} was needed.")
     if chosen.kind == "strategy" and chosen.utility < 0:
         new = state["arms"][chosen.target]["last_s"] is None
-        return f"{said}; {'it has never been scored, and' if new else 'what is known leaves room:'} a sample of the belief put it first."
+        return (f"Explore, at an expected loss of {-chosen.utility:.2f} nats; doing nothing is best on average. {said}; "
+                f"{'it has never been scored, and' if new else 'what is known leaves room:'} a sample of the belief put it first.")
     return said + "."

@@ -55,7 +55,7 @@ class Ensemble:
 def next_forecast(
     self: Ensemble,
     draws: pd.DataFrame,         # a history; the last window of its last era is read
-) -> tuple[Mixture, float]:      # one forecast, and the stated chance that it beats uniform on that draw
+) -> tuple[Mixture, float]:      # one forecast, and the chance that it beats uniform on that draw
     "The forecast of the draw that follows `draws`; `TrainError` if the era is another one."
     said = [member.next_forecast(draws) for member in self.members]
     chance = sum((w + v) / 2 * c for w, v, (_, c) in zip(self.white_weights, self.powerball_weights, said, strict=False))

@@ -7,6 +7,8 @@ __all__ = ['forecasters', 'Kind', 'ForecasterPage', 'ForecasterList', 'Forecaste
            'TicketRow', 'ForecastOfNext', 'forecast_answer', 'forecast_next']
 
 # %% ../nbs/50_forecasters_api.ipynb #664b19e4
+from collections.abc import Iterator
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import Field
@@ -81,11 +83,18 @@ class ForecastOfNext(Reply):
     tickets: list[TicketRow]
     white_inclusion: list[float] = Field(description="chance of each white to be among the drawn")
     powerball: list[float] = Field(description="chance of each powerball")
+    notices: list[str] = Field(description="what a reader must know first")
 
 def forecast_answer(said: Said, held: Any) -> dict:
     "A forecast as it goes out."
     return plain(said.next_draw.as_dict()) | {"forecaster": said.name, "version": said.version, "last_draw": held.fingerprint["last"],
-                                             "simulated": held.read.simulated}
+                                             "simulated": held.read.simulated, "notices": [*_notices(said, held)]}
+
+def _notices(said: Said, held: Any) -> Iterator[str]:
+    "What a reader must know first."
+    if held.read.simulated: yield "These draws are SIMULATED. Nothing here says anything about a real lottery."
+    elif said.next_draw.draw_date < date.today(): yield f"The draw of {said.next_draw.draw_date} has been held by now; newer draws give a forecast that still matters."
+    if not said.next_draw.is_uniform: yield "These chances are what the forecaster believes; whether it beats uniform, POST /api/backtests measures."
 
 @forecasters.post("/forecasters/<name>/forecast")
 @changes_nothing

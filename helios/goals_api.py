@@ -89,7 +89,7 @@ def list_goals(query_data):
 class GoalAsk(Body):
     "A goal to set."
     name: str = Field(pattern=_GOAL_NAME, description="a word of your own")
-    metric: GoalMetric
+    metric: GoalMetric = Field(description="; ".join(f"{name}: {one.says}" for name, one in METRICS.items()))
     target: float = Field(ge=-1e12, le=1e12, description="to reach, in the metric's unit")
     deadline: date | None = Field(None, description="day by which")
     priority: int = Field(5, ge=1, le=9, description="1 comes first, 9 last")
@@ -105,6 +105,7 @@ def set_goal(json_data):
 
     Status 409 where the name is taken.
     """
+    if json_data.deadline and json_data.deadline < date.today(): refuse(422, f"deadline: {json_data.deadline} is past; give a day to come", deadline="is past")
     row = Goals(services().store).add(json_data.name, json_data.metric, json_data.target, json_data.deadline, json_data.priority, json_data.model)
     note_change("goal.set", row["name"], None, {name: row[name] for name in ("metric", "target", "deadline", "priority", "model_name")})
     return _row(row), 201, {"Location": f"/api/goals/{quote(row['name'])}"}

@@ -251,7 +251,8 @@ class Prediction(Report):
     draw_date: Day
     predictions: list[Ticket] = Field(description="the most probable tickets; of a uniform forecast, simply the first by number")
     is_uniform: bool = Field(description="whether every ticket is as good as any other")
-    confidence: float = Field(description="the stated chance that this forecast beats uniform on that draw, 0 for a uniform one")
+    verdict: str | None = Field(description="what the model's test draws allow to say of its skill; null for one that was not judged")
+    confidence: float = Field(description="chance that this forecast beats uniform on that draw: what the network states if it knew more than its base rate on its test draws, else that rate; 0 for a uniform forecast")
     uniform_probability: float = Field(description="of each ticket under a fair draw")
     prediction_id: int | None = Field(description="in the table of predictions; null if not on record")
     ledger: dict[str, Any] | None = Field(description="the ledger's entry; null if there is none")
@@ -275,6 +276,10 @@ def _recorded(row: dict, following: Any, held: Any) -> tuple:
         note_change("prediction.record", row["ref"], after={"draw_date": str(following.draw_date), "prediction_id": prediction_id})
     return known[key]
 
+def _verdict(row: dict) -> str | None:
+    said, simulated = (row["about"] or {}).get("verdict"), (row["data"] or {}).get("simulated")
+    return said and f"{'SIMULATED draws: ' if simulated and 'SIMULATED' not in said else ''}{said}"
+
 def _predict(ref: str, asked: PredictBy) -> dict:
     found, held = services(), services().parts["draws"].get()
     row, model = _cache().get(ref)
@@ -283,7 +288,7 @@ def _predict(ref: str, asked: PredictBy) -> dict:
     keys = forecast_keys(found.registry, row, following, held.draws, held.read, entry, why, prediction_id)
     tickets = [{"white_balls": list(t.whites), "powerball": t.powerball, "probability": t.probability} for t in following.tickets]
     return keys | {"model_name": row["model_name"], "version": row["ref"], "draw_date": str(following.draw_date), "predictions": tickets,
-                   "is_uniform": following.is_uniform, "confidence": following.confidence, "uniform_probability": 1 / following.era.n_tickets}
+                   "is_uniform": following.is_uniform, "verdict": _verdict(row), "confidence": following.confidence, "uniform_probability": 1 / following.era.n_tickets}
 
 @models.post("/predict")
 @changes_nothing

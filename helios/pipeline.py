@@ -30,7 +30,7 @@ class NextDraw:
     "The forecast of one draw."
     draw_date: date           # by the draw calendar
     forecast: Forecast        # one row, after shrinkage
-    confidence: float         # stated chance to beat uniform on that draw, 0 for a uniform forecast
+    confidence: float         # chance to beat uniform on that draw, 0 for a uniform forecast
     tickets: list[Ticket]     # the most probable, best first
     era: Era
 

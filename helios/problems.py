@@ -113,14 +113,28 @@ def _read_only() -> bool:
 def _fields(detail: dict) -> list[FieldProblem]:
     "The framework's report of wrong fields, flat."
     if "refused" in detail: return [FieldProblem(field=name, message=text) for name, text in detail["refused"].items()]
-    return [FieldProblem(field=field, message="; ".join(map(str, texts))) for place in detail.values() for field, texts in place.items()]
+    return [FieldProblem(field=_name(field), message="; ".join(map(_said, texts))) for place in detail.values() for field, texts in place.items()]
+
+def _name(field: str) -> str: return field if len(field) <= 100 and field.isprintable() else f"{ascii(field[:60])[1:-1]}..."
+
+def _said(text: object) -> str:
+    text = str(text).removeprefix("Value error, ")
+    return "this is no file; send one as multipart/form-data, such as curl -F file=@draws.csv" if text == "Not a valid file." else text
 
 def _headers(error: HTTPException) -> dict:
     return {name: value for name, value in error.get_headers() if name.lower() not in ("content-type", "content-length")}
 
+# %% ../nbs/46_problems.ipynb #bf70202a
+def _why(error: HTTPException) -> str:
+    "What an error says, or for werkzeug's own words better ones."
+    if error.description != type(error).description: return error.description or error.name
+    if error.code == 404: return f"nothing is at {request.path[:200]}; /api/docs lists what there is"
+    if error.code == 405: return f"{request.path[:200]} takes {', '.join(sorted(error.valid_methods or ()))}, not {request.method}"
+    return error.description or error.name
+
 def _http(error: HTTPException) -> Response:
     if error.code is None or error.code < 400: return error.get_response()
-    return respond(error.code, error.description or error.name, headers=_headers(error))
+    return respond(error.code, _why(error), headers=_headers(error))
 
 def _any(error: Exception) -> Response:
     status = status_of(error)

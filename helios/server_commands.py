@@ -75,8 +75,15 @@ _CHECKS = (("Backend Health", "GET", "/api/health"), ("Models API", "GET", "/api
 def _ask(base: str, method: str, path: str, headers: dict):
     import urllib3
     with urllib3.PoolManager(retries=False, timeout=60) as pool:
-        try: return pool.request(method, base + path, headers=headers, redirect=False)
+        try: return pool.request(method, base + path, headers=headers, redirect=False, body=b'{"record": false}' if method == "POST" else None)
         except urllib3.exceptions.HTTPError as e: return " ".join(str(e).split())
+
+def _why(answer) -> str:
+    "What an answer says is wrong: each part that is unwell, or a problem's detail."
+    try: said = answer.json()
+    except ValueError: return ""
+    unwell = [f"{name}: {part['detail']}" for name, part in said.get("checks", {}).items() if part["status"] != "healthy"]
+    return "".join(f"; {why}" for why in unwell or [said.get("detail")] if why)
 
 def integration_checks(
     base: str,                       # of the server, such as http://127.0.0.1:5001
@@ -88,7 +95,8 @@ def integration_checks(
     for name, method, path in _CHECKS:
         answer = _ask(base, method, path, {"Content-Type": "application/json"} | keyed)
         there = not isinstance(answer, str)
-        yield Check(name, there and 200 <= answer.status < 300, f"{method} {path}: {answer.status if there else answer}")
+        good = there and 200 <= answer.status < 300
+        yield Check(name, good, f"{method} {path}: {answer.status if there else answer}{'' if good or not there else _why(answer)}")
     for origin in origins:
         answer = _ask(base, "OPTIONS", "/api/models", {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"})
         allowed = not isinstance(answer, str) and answer.status < 300 and answer.headers.get("Access-Control-Allow-Origin") == origin

@@ -46,7 +46,7 @@ class TrainedModel:
 def next_forecast(
     self: TrainedModel,
     draws: pd.DataFrame,          # a history; the last window of its last era is read
-) -> tuple[Forecast, float]:      # one forecast, and the stated chance that it beats uniform on that draw
+) -> tuple[Forecast, float]:      # one forecast, and the chance that it beats uniform on that draw
     "The forecast of the draw that follows `draws`; `TrainError` if the era is another one."
     current, shape = era_draws(draws), self.net.shape
     era = self.file.sidecar["era"]
@@ -55,8 +55,15 @@ def next_forecast(
     latest = current.tail(shape["sequence_length"])
     whites, powerballs = map(torch.tensor, balls(latest))
     with torch.no_grad(): out = self.net.eval()(whites[None], powerballs[None])
-    confidence = out.confidence.sigmoid().item() if any(self.shrink) else 0.0   # uniform cannot beat uniform
-    return out.as_forecast(shape["picked"]).shrunk(*self.shrink), confidence
+    return out.as_forecast(shape["picked"]).shrunk(*self.shrink), self._chance(out.confidence.sigmoid().item())
+
+@patch
+def _chance(self: TrainedModel, stated: float) -> float:
+    "What the head states if it knew more than its base rate on the test draws, else that rate; 0 for a forecast that is uniform."
+    if not any(self.shrink): return 0.0
+    known = self.file.sidecar.get("confidence") or {}
+    if known.get("informs"): return stated
+    return 0.5 if known.get("observed") is None else known["observed"]
 
 # %% ../nbs/22_trained_model.ipynb #ed028049
 def draws_fingerprint(draws: pd.DataFrame) -> dict:

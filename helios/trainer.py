@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -244,10 +245,13 @@ def _judge(self: ModelTrainer, context: JobContext, draws: pd.DataFrame, windows
     return TrainingResult(TrainedModel(net.eval(), file), reports, evaluation, context.job_id, seconds, version)
 
 # %% ../nbs/31_trainer.ipynb #983d69a5
-def _confidence(stated: Tensor, evaluation: Evaluation) -> dict[str, float | None]:
-    "How the confidence head did: the chance it stated to beat uniform, and how often that happened."
-    if not len(stated) or not any(evaluation.shrink): return {"stated": None, "observed": None}
-    return {"stated": float(stated.mean()), "observed": float((evaluation.skill.total > 0).mean())}
+def _confidence(stated: Tensor, evaluation: Evaluation) -> dict[str, Any]:   # stated, observed, informs
+    "How the confidence head did: the chance it stated to beat uniform, how often that happened, and whether it knew more than this rate."
+    if not len(stated) or not any(evaluation.shrink): return {"stated": None, "observed": None, "informs": False}
+    beat = np.asarray(evaluation.skill.total) > 0
+    gain = (beat.mean() - beat) ** 2 - (stated.numpy(force=True) - beat) ** 2
+    informs = len(gain) >= 30 and gain.mean() > 2.58 * gain.std(ddof=1) / len(gain) ** 0.5
+    return {"stated": float(stated.mean()), "observed": float(beat.mean()), "informs": bool(informs)}
 
 # %% ../nbs/31_trainer.ipynb #99087274
 @patch

@@ -261,9 +261,17 @@ def _entry(self: Registry, file: "ModelFile", name: str, version: int) -> dict:
                   "code_version": about.get("helios") or helios.__version__}
 
 # %% ../nbs/20_versions.ipynb #6a0ad386
+def _gives_way(conn: sa.Connection, name: str, values: dict) -> bool:
+    "Whether the champion has learnt from simulated draws, and a new version from real ones."
+    if (values.get("data") or {}).get("simulated") is not False: return False
+    alias, row = model_aliases.c, model_versions.c
+    held = conn.scalar(sa.select(row.data).join(model_aliases, (alias.model_name == row.model_name) & (alias.version == row.version)).where(
+        row.model_name == name, alias.alias == CHAMPION))
+    return bool((held or {}).get("simulated"))
+
 @patch
 def _enter(self: Registry, conn: sa.Connection, values: dict, why: str | None = None) -> int:
-    "Insert a row or complete the one that is there; the first of its name becomes champion if `why` says so."
+    "Insert a row or complete the one that is there; the first of its name, or on real draws, becomes champion if `why` says so."
     row, name = model_versions.c, values["model_name"]
     same = row.version == values["version"]
     if values.get("job_id"): same |= (row.job_id == values["job_id"]) & (row.sha256 == values["sha256"]) & row.purged_at.is_(None)
@@ -271,7 +279,8 @@ def _enter(self: Registry, conn: sa.Connection, values: dict, why: str | None = 
     if found is None:
         first = conn.scalar(sa.select(sa.func.count()).where(row.model_name == name)) == 0
         conn.execute(model_versions.insert().values(check_row(model_versions, values)))
-        if first and why: move_alias(conn, name, CHAMPION, values["version"], why)
+        if why and (first or _gives_way(conn, name, values)):
+            move_alias(conn, name, CHAMPION, values["version"], why if first else "the champion had learnt from simulated draws, this version from real ones")
         return values["version"]
     if found["sha256"] != values["sha256"]:
         raise RegistryError(f"{name}@{values['version']} is another model already; let next_file give the number")

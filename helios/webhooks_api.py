@@ -36,7 +36,7 @@ def start_webhooks(found: Services) -> Webhooks:
     return webhooks_of(found).start()
 
 # %% ../nbs/50_webhooks_api.ipynb #f297a3b2
-_LOOKS = r"^https?://([a-z][a-z0-9-]{0,20}[a-z0-9]\.){1,3}[a-z]{2,4}(:(443|8080|8443))?/[A-Za-z0-9/_-]{0,200}$"
+_LOOKS = r"^[Hh][Tt][Tt][Pp][Ss]?://[!-\[\]-~]+$"
 HookEvent = Literal[tuple(EVENTS)]
 HookUrl = Annotated[str, Field(min_length=8, max_length=2000, json_schema_extra={"pattern": _LOOKS},
                                description="http or https, on port 80, 443, 8080, 8443 or above 1023, at a public address; redirects are not followed")]

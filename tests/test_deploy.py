@@ -395,7 +395,7 @@ def pod_trouble(template, there):
             asked = container.get(probe, {})
             if asked and next(iter(asked.values()))["port"] not in ports:
                 said.append(f"{probe} asks a port that is none")
-            if "httpGet" in asked and asked["httpGet"]["path"] != "/api/health":
+            if "httpGet" in asked and asked["httpGet"]["path"] != "/api/ready":
                 said.append(f"{probe} asks {asked['httpGet']['path']}")
         if ports and not {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container):
             said.append("a probe is missing")
@@ -437,7 +437,7 @@ def test_the_probes_ask_what_the_server_answers(home):
     app = create_app(Settings())
     rules = {rule.rule for rule in app.url_map.iter_rules()}
     app.extensions["helios"].store.close()
-    assert {"/api/health", "/metrics"} <= rules
+    assert {"/api/ready", "/api/health", "/metrics"} <= rules
     assert documents()["deployment.yaml"]["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"] in rules
 
 

@@ -27,7 +27,7 @@ from helios.settings import Settings, SettingsError
 from helios.shield import HEADERS
 from helios.values import StoreError
 
-OPEN = {"/health", "/api/health"}  # of what is no page or file, what asks for no key
+OPEN = {"/health", "/api/health", "/api/ready"}  # of what is no page or file, what asks for no key
 ROLES = ("viewer", "operator", "admin")
 
 
