@@ -70,10 +70,12 @@ def app_with_trial(settings):
 
 def main() -> None:
     """What `helios serve` does, with the routes above; short waits, so that tests need not be long."""
-    from helios import gunicorn_worker
+    from helios import gunicorn_worker, serving
     from helios.serving import serve
     from helios.settings import load_settings
-    gunicorn_worker.WAIT_S = 1.5
+    gunicorn_worker.WAIT_S = float(os.environ.get("TRIAL_WAIT_S", "1.5"))
+    if "TRIAL_CONNECTIONS" in os.environ:
+        serving.CONNECTIONS = int(os.environ["TRIAL_CONNECTIONS"])
     gunicorn_worker.STAY_MS = float(os.environ.get("TRIAL_STAY_MS", gunicorn_worker.STAY_MS))
     sys.exit(serve(load_settings(port=int(os.environ.get("TRIAL_PORT", "0"))), make_app=app_with_trial))
 
