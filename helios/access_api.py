@@ -8,6 +8,7 @@ __all__ = ['access', 'KeyId', 'Scope', 'KeyList', 'Text200', 'Moment', 'AuditLis
            'VerifyQuery', 'verify_audit_log', 'export_audit_log']
 
 # %% ../nbs/50_access_api.ipynb #cc505091
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from flask import Response, current_app, g
@@ -107,6 +108,10 @@ def make_key(json_data):
     if unknown: refuse(409, f"{unknown[0]} is no area; use {', '.join(sorted(current_app.blueprints))}", scopes="names no area")
     if g.caller.scopes and not {*json_data.scopes} <= {*g.caller.scopes} or g.caller.scopes and not json_data.scopes:
         refuse(403, f"a key that is limited to {', '.join(g.caller.scopes)} can make only keys that are limited to these")
+    if ends := g.caller.expires_at:
+        days = (datetime.fromisoformat(ends) - datetime.now(UTC)) / timedelta(days=1)
+        if json_data.expires_days is None or json_data.expires_days > days:
+            refuse(403, f"a key that ends on {ends[:10]} can make only keys that end before; give expires_days, at most {int(days)}")
     row, token = _keys().create(json_data.name, json_data.role, tuple(json_data.scopes), json_data.expires_days)
     note_change("key.create", row["key_id"], None, _key(row))
     return {"key": _key(row), "token": token}

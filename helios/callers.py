@@ -16,7 +16,7 @@ from flask_httpauth import HTTPTokenAuth
 
 from .api_base import role_of
 from .counts import Counts, caller_network, limits_of
-from .keys import LOCAL, Caller, Keys
+from .keys import LOCAL, Caller, Keys, split_token
 from .problems import respond
 from .settings import Settings
 
@@ -45,6 +45,7 @@ class Desk:
 
     def _check(self, token: str) -> Caller | None:
         if known := self.keys.check(token, known_only=True): return known
+        if split_token(token) and (caller := self.keys.check(token)): return caller
         g.wait_s = self.counts.full(TRIES, "tries", caller_network())
         if g.wait_s is not None: return None
         caller = self.keys.check(token)

@@ -36,6 +36,23 @@ def _problem(status: int) -> dict:
     if status in (429, 503): answer["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "seconds to wait"}}
     return answer
 
+# %% ../nbs/51_description.ipynb #b3c1091a
+_PARAMETERS = {"job_id": "identifier of the job, as it was given when it was started; GET /api/jobs lists them", "version": "number of a version; GET /api/models/{name}/versions lists them",
+               "alias": "name that points at a version, such as champion", "decision_id": "number of the decision; GET /api/decisions/history lists them",
+               "hook_id": "number of the webhook; GET /api/webhooks lists them", "delivery_id": "number of the delivery, in the webhook's own list",
+               "key_id": "the part of a key that is no secret; GET /api/keys lists them", "table": "name of the table; GET /api/exports lists them",
+               "entry_id": "number of the entry; GET /api/ledger lists them", "prediction_id": "number of the prediction; GET /api/predictions lists them",
+               ("models", "name"): "of the model; GET /api/models lists them", ("analytics", "name"): "of the model; GET /api/models lists them",
+               ("forecasters", "name"): "of the forecaster; GET /api/forecasters lists them", ("goals", "name"): "of the goal; GET /api/goals lists them",
+               ("ab-tests", "name"): "of the test; GET /api/ab-tests lists them"}
+_FIELDS = {"items": "the rows of this page", "page": "which page this is, counted from 1", "per_page": "rows a page", "id": "number of the row",
+           "model_name": "the model's name", "job_id": "identifier of the job", "draw_date": "day of the draw", "created_at": "when it was made, UTC",
+           "updated_at": "when it was last changed, UTC", "started_at": "when it began, UTC", "ended_at": "when it ended, UTC; null before", "timestamp": "when it was, UTC",
+           "verdict": "what was found, in a sentence", "simulated": "whether a random number generator made the draws: SIMULATED draws are not those of a lottery",
+           "error_message": "why it failed; null where it did not", "e_value": "evidence against uniform, which a fair lottery brings to E with a chance of at most 1/E",
+           "ci95": "interval that holds the mean with 95% confidence, low and high", "aliases": "names that point at it", "sha256": "of its weights",
+           "hash": "sha256 over this entry and the hash before it", "whites_hit": "whites of the best ticket that were drawn", "powerball_hit": "whether its powerball was drawn"}
+
 # %% ../nbs/51_description.ipynb #c6a087e4
 def _views(app: APIFlask) -> dict[tuple[str, str], Any]:
     "The views of an app by path, as the description writes it, and method."
@@ -53,6 +70,9 @@ def complete(
     components = spec.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = _shape(components["schemas"])
     components["securitySchemes"] = SCHEMES
+    for shape in components["schemas"].values():
+        for name, field in shape.get("properties", {}).items():
+            if name in _FIELDS and "$ref" not in field: field.setdefault("description", _FIELDS[name])
     views = _views(app)
     for path, item in spec["paths"].items():
         for method, operation in item.items():
@@ -78,5 +98,8 @@ def _finish(spec: dict, path: str, operation: dict, role: str | None) -> None:
     for status in _can_end(operation, path): operation["responses"].setdefault(str(status), _problem(status))
     for status, answer in operation["responses"].items():     # what a route documents by its number alone
         if int(status) >= 400: answer["content"] = _own(answer) | _problem(int(status))["content"]
+    for parameter in operation.get("parameters", ()):
+        about = _PARAMETERS.get((path.split("/")[2], parameter["name"])) or _PARAMETERS.get(parameter["name"])
+        if about and "description" not in parameter["schema"]: parameter.setdefault("description", about)
     operation["x-helios-role"] = role
     operation["security"] = [{name: []} for name in SCHEMES] if role else []

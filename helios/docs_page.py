@@ -64,20 +64,23 @@ def _of(spec: dict, schema: dict) -> dict:
     return schema
 
 # %% ../nbs/51_docs_page.ipynb #80ef7a0d
+_USUAL = {"model_name": "powerball", "model": "powerball", "refs": "powerball@1,powerball@2", "url": "https://hooks.example.org/helios", "jackpot_cash": 300_000_000}
 _PLAIN = {"string": "text", "integer": 1, "number": 1.0, "boolean": True, "null": None, "object": {}}
 
 def example(
     spec: dict,
     schema: dict,
     room: int = 4,   # how deep
+    name: str = "",  # of the field
 ) -> Any:
     "A value that a schema would take, as small as can be."
     schema = _of(spec, schema)
+    if name in _USUAL: return _USUAL[name]
     for key in ("default", "const"):
         if schema.get(key) is not None: return schema[key]
     for key in ("examples", "enum", "anyOf", "oneOf", "allOf"):
         if schema.get(key): return example(spec, schema[key][0], room - 1) if key.endswith("Of") else schema[key][0]
-    if "properties" in schema: return {name: example(spec, schema["properties"][name], room - 1) for name in schema.get("required", ())} if room else {}
+    if "properties" in schema: return {name: example(spec, schema["properties"][name], room - 1, name) for name in schema.get("required", ())} if room else {}
     if schema.get("type") == "array": return [example(spec, schema.get("items", {}), room - 1)] * max(schema.get("minItems", 1), 1) if room else []
     if schema.get("format") == "date": return "2026-08-05"
     value = _PLAIN.get(schema.get("type"), "text")
@@ -93,13 +96,14 @@ def curl(
     keyed: bool,     # whether the server asks for keys
 ) -> str:
     "A command that calls a route."
-    words = ["curl"] + ([] if method == "get" else ["-X", method.upper()])
+    sent = [media for status, answer in operation.get("responses", {}).items() if status.startswith("2") for media in answer.get("content", {})]
+    words = ["curl", *(["-N"] if "text/event-stream" in sent else ["-OJ"] if "application/octet-stream" in sent else []), *([] if method == "get" else ["-X", method.upper()])]
     if keyed and operation.get("security"): words += ["-H", '"Authorization: Bearer $HELIOS_KEY"']
     for media, content in list(operation.get("requestBody", {}).get("content", {}).items())[:1]:
         if media == "application/json":
             words += ["-H", quote("Content-Type: application/json"), "-d", quote(json.dumps(example(spec, content["schema"])))]
-        else: words += [word for name in _of(spec, content["schema"]).get("properties", {"file": {}}) for word in ("-F", quote(f"{name}=@FILE"))]
-    asked = "&".join(f"{p['name']}={example(spec, p['schema'])}" for p in operation.get("parameters", ()) if p["in"] == "query" and p.get("required"))
+        else: words += ["-F", "file=@FILE"]
+    asked = "&".join(f"{p['name']}={example(spec, p['schema'], name=p['name'])}" for p in operation.get("parameters", ()) if p["in"] == "query" and p.get("required"))
     filled = re.sub(r"\{(\w+)\}", lambda name: name[1].upper(), path)
     return " ".join([*words, quote(f"{base}{filled}" + (f"?{asked}" if asked else ""))])
 

@@ -183,7 +183,7 @@ def import_draws(files_data):
     try: report = import_upload(files_data.file.read(), name)
     except RefusedDraws as e: refuse(422, str(e), file=str(e))
     except SourceError as e: refuse_for_now(str(e))
-    note_change("draws.import", name, {"n": len(before.draws), "source": _source(before)}, {"n": len(report.draws), "source": "own"})
+    note_change("draws.import", name, {"n": len(report.draws) - sum(len(merged.added) for _, merged in report.files), "source": _source(before)}, {"n": len(report.draws), "source": "own"})
     return report.as_dict() | {"ledger": scored(report.draws, found.store)}
 
 # %% ../nbs/50_draws_api.ipynb #7cdf238d

@@ -21,6 +21,7 @@ from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_r
 from .places import MODELS
 from .problems import refuse, refuse_for_now
 from .tables import enhanced_journal, model_aliases, model_versions
+from .tables import models as model_table
 from .training_settings import TrainSettings
 from .versions import CHAMPION
 
@@ -98,7 +99,7 @@ class ModelInfo(Report):
 def _found(name: str) -> dict:
     "The row of an active model; 404 where there is none."
     row = services().store.get_model_metadata(name)
-    if row is None or not row["is_active"]: refuse(404, f"no model is named {name!r}; GET /api/models lists them")
+    if row is None or not row["is_active"]: refuse(404, f"no model is named {name[:80]!r}; GET /api/models lists them")
     return row
 
 def _info(row: dict) -> dict:
@@ -125,9 +126,9 @@ def create_model(json_data):
     store, name = services().store, json_data.name
     config = json_data.config.model_dump(exclude_none=True) if json_data.config else {}
     config_from(config, json_data.preset)
-    if store.get_model_metadata(name): refuse(409, f"a model named {name!r} is there already, or was and is deleted; choose another name")
     about = {"config": config, "preset": json_data.preset, "description": json_data.description}
-    store.save_model_metadata(name, f"{MODELS}/{name}-v1.safetensors", "PowerballNet", "0", about)   # where its first version will be
+    store._insert(model_table, f"a model named {name!r} is there already, or was and is deleted; choose another name", name=name, architecture="PowerballNet",
+                  version="0", file_path=f"{MODELS}/{name}-v1.safetensors", metadata=about, is_active=True)   # where its first version will be
     note_change("model.create", name, after=about)
     return _info(store.get_model_metadata(name)), 201, {"Location": f"/api/models/{name}"}
 
@@ -157,7 +158,7 @@ def delete_model(name):
     Nothing of it is erased; POST /api/models/{name}/restore brings it back.
     """
     before = _found(name)
-    services().store.delete_model(name)
+    if not services().store.delete_model(name): _found(name)      # somebody else was quicker
     note_change("model.delete", name, {"is_active": before["is_active"]}, {"is_active": False})
     return {"name": name, "deleted": True}
 

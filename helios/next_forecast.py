@@ -17,6 +17,7 @@ from .draws import ReadReport
 from .ensembles import Ensemble
 from .fitting import TrainError
 from .game import POWERBALL
+from .challengers import deciding
 from .ledger import Ledger, LedgerError
 from .memory_store import MemoryStore
 from .pipeline import NextDraw
@@ -59,9 +60,14 @@ def put_on_record(
             "whites": list(best.whites), "powerball": best.powerball, "probability": best.probability}
     if row["architecture"] == "Mixture": data["mixture"] = json.loads(forecast.to_json())     # no one set of logits says it
     else: data |= {"white_logits": forecast.white_logits[0].tolist(), "powerball_logits": forecast.powerball_logits[0].tolist()}
-    for old in store.get_model_predictions(row["model_name"], limit=1000):
-        if (old["draw_date"], old["prediction_data"]) == (str(following.draw_date), data): return old["id"]
-    return None if store.read_only else store.save_prediction(row["model_name"], data, following.confidence, following.draw_date)
+    if (known := _recorded(store, row, following, data)) or store.read_only: return known
+    with deciding(store):      # of those who ask at once, one writes
+        return _recorded(store, row, following, data) or store.save_prediction(row["model_name"], data, following.confidence, following.draw_date)
+
+def _recorded(store: MemoryStore, row: dict, following: NextDraw, data: dict) -> int | None:
+    "The same forecast of the same draw, if it is on record."
+    rows = store.get_model_predictions(row["model_name"], limit=1000)
+    return next((old["id"] for old in rows if (old["draw_date"], old["prediction_data"]) == (str(following.draw_date), data)), None)
 
 # %% ../nbs/44_next_forecast.ipynb #7e05a97b
 def put_into_ledger(

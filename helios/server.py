@@ -76,6 +76,7 @@ def create_app(
     app.ensure_sync = lambda view: view   # no view is a coroutine, and Flask asks that of each at every request
     app.config |= {"OPENAPI_VERSION": "3.1.0", "AUTO_VALIDATION_ERROR_RESPONSE": False, "AUTO_404_RESPONSE": False, "AUTO_AUTH_ERROR_RESPONSE": False,
                    "AUTO_OPERATION_ID": True}
+    app.url_map.merge_slashes = False      # an address with an empty part is none
     app.extensions["helios"] = found or open_services(settings)
     log_requests(app)
     measure_requests(app)

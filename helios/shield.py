@@ -59,6 +59,7 @@ class Shield:
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         request_id(environ)
+        if environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ: environ.pop("wsgi.input_terminated", None)   # its end is told apart from a break
         def start(status: str, headers: list, exc_info: Any = None) -> Callable:
             return start_response(status, shielded(environ, status, headers), exc_info)
         return self.inner(environ, start)

@@ -21,9 +21,11 @@ from flask import send_file
 from pydantic import Field
 
 from .api_base import Body, Instant, Name, Query, Ref, Reply, Report, area, listing, needs, note_change, page_of, paged_rows, services, uploads
+from .archive import ArchiveError
 from .ensembles import register_ensemble
+from .problems import refuse
 from .tables import model_aliases, model_tags, model_versions
-from .versions import CHAMPION, WITH_NAMES
+from .versions import CHAMPION, WITH_NAMES, RegistryError
 
 # %% ../nbs/50_versions_api.ipynb #9a921b09
 versions = area("versions", "Versions, aliases and rollback; models as files")
@@ -291,6 +293,7 @@ def import_model(files_data):
     """Enter a model from one file"""
     with TemporaryDirectory() as folder:
         files_data.file.save(path := os.path.join(folder, "upload"))
-        row = services().registry.import_file(path, files_data.name)
+        try: row = services().registry.import_file(path, files_data.name)
+        except (ArchiveError, RegistryError) as e: refuse(422 if isinstance(e, ArchiveError) else 409, str(e).replace(path, "the file"))
     note_change("version.import", row["ref"], after={"sha256": row["sha256"], "imported": row["imported"]})
     return _shown(row)

@@ -175,9 +175,10 @@ def test_the_limit_is_a_setting(tmp_path, monkeypatch):
 
 def test_other_uploads_are_refused_by_name(own):
     file = (io.BytesIO(b"x"), "x.csv")
-    answers = [own.post("/api/draws/import", data=data) for data in ({}, {"file": "text"}, {"draws": file}, {"file": (io.BytesIO(b"x"), "x.csv"), "home": "/etc"})]
+    answers = [own.post("/api/draws/import", data=data, content_type="multipart/form-data") for data in ({}, {"file": "text"}, {"draws": file}, {"file": (io.BytesIO(b"x"), "x.csv"), "home": "/etc"})]
     assert [fields(answer) for answer in answers] == [(422, {"file"}), (422, {"file"}), (422, {"file"}), (422, {"home"})]
-    assert own.post("/api/draws/import", json={"file": "x"}).status_code == 422
+    others = [own.post("/api/draws/import", **sent) for sent in ({"json": {"file": "x"}}, {"data": "draw_date,w1", "content_type": "text/csv"}, {})]
+    assert all(answer.status_code == 415 and "curl -F file=@" in answer.json["detail"] for answer in others)
     broken = own.post("/api/draws/import", data=b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nno end", content_type="multipart/form-data; boundary=x")
     assert broken.status_code in (400, 413, 422)
 

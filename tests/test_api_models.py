@@ -2,6 +2,7 @@
 
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -88,6 +89,40 @@ def test_a_forecast_is_put_on_record_once(trained, client):
     assert first == second and first["prediction_id"] == 1
     assert len(store.get_model_predictions("powerball")) == 1
     assert client.post("/api/predict", json={"record": False}).json["prediction_id"] is None
+
+
+def at_once(app, n, ask):
+    """The answers of n clients that ask at the same moment."""
+    gate = threading.Barrier(n)
+
+    def run(_):
+        gate.wait()
+        return ask(app.test_client())
+
+    with ThreadPoolExecutor(n) as pool:
+        return [*pool.map(run, range(n))]
+
+
+def test_those_who_ask_at_once_put_one_forecast_on_record(trained):
+    answers = at_once(trained, 8, lambda client: client.post("/api/predict", json={}))
+    assert {(answer.status_code, answer.json["prediction_id"]) for answer in answers} == {(200, 1)}
+    assert len(trained.extensions["helios"].store.get_model_predictions("powerball")) == 1
+
+
+@pytest.mark.parametrize("path,body", [("/api/models", {"name": "race"}), ("/api/goals", {"name": "race", "metric": "skill_nats", "target": 0.1})])
+def test_of_those_who_take_a_name_at_once_one_has_it(app, path, body):
+    made = at_once(app, 8, lambda client: client.post(path, json=body))
+    assert sorted(answer.status_code for answer in made) == [201] + [409] * 7
+    gone = at_once(app, 8, lambda client: client.delete(f"{path}/race"))
+    said = [answer.status_code for answer in gone]
+    assert said.count(200) == 1 and set(said) <= {200, 404, 409}
+
+
+def test_the_verdict_goes_with_the_forecast(trained, client):
+    said = client.post("/api/predict", json={"record": False}).json
+    assert "skill" in said["verdict"] and said["verdict"].startswith("SIMULATED")
+    sidecar = trained.extensions["helios"].registry.get("powerball@1")["about"]
+    assert said["confidence"] == (0.0 if said["is_uniform"] else sidecar["confidence"]["observed"]) and not sidecar["confidence"]["informs"]
 
 
 def test_the_same_as_the_library_says(trained, client):

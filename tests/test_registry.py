@@ -95,6 +95,17 @@ def test_versions_count_from_one_and_the_first_is_champion(registry):
     assert moves(registry) == [(None, 1)]
 
 
+def test_a_champion_of_simulated_draws_gives_way_to_the_first_of_real_ones(registry):
+    for simulated in (True, True, None, False, False, True):
+        add(registry, data=None if simulated is None else {"simulated": simulated})
+    assert moves(registry) == [(None, 1), (1, 4)] and "real ones" in registry.history("net")[-1]["why"]
+    registry.set_alias("net", "champion", 6)
+    add(registry, name="other", data={"simulated": False})
+    assert registry.get("net")["version"] == 6
+    add(registry, data={"simulated": False})
+    assert registry.get("net")["version"] == 7
+
+
 def test_registering_the_same_file_again_gives_the_same_version(registry):
     first = add(registry, job_id="j", content=b"same")
     again = registry.register(

@@ -379,6 +379,34 @@ def test_calls_are_limited_by_key(home):
         assert {status(app, path) for path in ("/health", "/api/health") for _ in range(5)} <= {200, 503}  # not counted
 
 
+def test_exports_tell_nothing_of_the_machine(keyed):
+    found = keyed.extensions["helios"]
+    with found.jobs.here("check", {}, "one"):
+        pass
+    viewer = make_key(keyed, "viewer")
+    for table in ("jobs", "job_events", "models"):
+        text = ask(keyed, f"/api/exports/{table}?format=json", headers=viewer).text
+        assert str(found.jobs.home) not in text and '"pid"' not in text and '"host"' not in text and '"file_path"' not in text, text
+
+
+def test_a_key_with_an_end_makes_no_key_without(keyed):
+    guard = keyed.extensions["helios.guard"]
+    admin = {"Authorization": f"Bearer {guard.desk.keys.create('short', 'admin', (), 10)[1]}"}
+    assert [ask(keyed, "/api/keys", "POST", headers=admin, json={"name": "a", "role": "admin", "expires_days": days}).status_code for days in (None, 11, 5)] == [403, 403, 201]
+
+
+def test_a_good_key_is_let_in_beside_a_guesser(keyed):
+    for _ in range(15):
+        status(keyed, "/api/whoami", headers={"Authorization": "Bearer nonsense"})
+    assert status(keyed, "/api/whoami", headers={"Authorization": "Bearer nonsense"}) == 429
+    assert status(keyed, "/api/whoami", headers=make_key(keyed)) == 200      # never seen here before
+
+
+def test_an_answer_echoes_no_more_than_a_little(local):
+    answers = [ask(local, "/api/goals", "POST", json=body) for body in ({"k" * 500_000: 1}, {f"k{n}": n for n in range(20_000)})]
+    assert all(answer.status_code == 422 and len(answer.data) < 5000 for answer in answers)
+
+
 def test_a_key_can_be_limited_to_any_area(keyed):
     areas = [name for name in keyed.blueprints if name != "openapi"]
     assert "ab-tests" in areas and len(areas) > 15

@@ -147,6 +147,28 @@ def test_connections_that_say_nothing_hold_no_thread(server):
         sock.close()
 
 
+@pytest.mark.parametrize("body", [b"", b'{"n": 1}'])
+def test_a_body_that_breaks_off_is_not_taken_for_a_whole_one(server, body):
+    before = server.ask("GET", "/api/memory/stats").json()
+    for path in ("/api/memory/compact", "/api/trial/bodies", "/api/trial/writes"):
+        sock = connected(server, head(path, "POST", "Content-Type: application/json", "Content-Length: 400") + body)
+        sock.shutdown(socket.SHUT_WR)
+        answer = all_of(sock)
+        assert answer.startswith(b"HTTP/1.1 400") and b"the body ended before the length" in answer, answer
+    assert server.ask("GET", "/api/memory/stats").json() == before
+
+
+@pytest.mark.parametrize("body", [b"ZZ\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}0\r\n\r\n"])
+def test_chunks_that_are_none_are_the_callers_fault(server, body):
+    answer = all_of(connected(server, head("/api/trial/writes", "POST", "Content-Type: application/json", "Transfer-Encoding: chunked", "Connection: close") + body))
+    assert answer.startswith(b"HTTP/1.1 400") and b"application/problem+json" in answer, answer
+
+
+def test_headers_of_proxies_change_no_path(server):
+    for name in ("SCRIPT_NAME", "SCRIPT-NAME", "X-Forwarded-Prefix"):
+        assert server.ask("GET", "/api/trial/pid", headers={name: "/api"}).status == 200
+
+
 def ask_on(sock):
     """The thread that answers, on a connection that is kept."""
     sock.sendall(head("/api/trial/thread"))
