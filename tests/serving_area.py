@@ -44,6 +44,7 @@ def body():
 @trial.get("/trial/until-stop")
 def until_stop():
     """Answers some time after the server was told to stop."""
+    services().parts.setdefault("waits", threading.Event()).set()
     services().parts["stopping"].wait(WAIT_S)
     time.sleep(0.5)
     return {"finished": True}

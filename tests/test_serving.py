@@ -255,6 +255,7 @@ def test_waitress_stops_as_gracefully(home):
         waiting = others.submit(pool.request, "GET", base + "/api/trial/until-stop")
         stream = pool.request("GET", base + "/api/trial/stream", preload_content=False)
         assert b"begun" in stream.read(13)
+        assert app.extensions["helios"].parts.setdefault("waits", threading.Event()).wait(WAIT_S)
         stopping.set()
         assert stream.read().endswith(b"data: ended\n\n")
         assert waiting.result(WAIT_S).json() == {"finished": True}
