@@ -235,7 +235,7 @@ def rationale(options: list[Option], choice: int, confidence: float, state: dict
         why = "nothing else can be done now" if rest is None else (
             f"the best of {len(free) - 1} other options is expected to bring {rest:+.2f} nats after its costs")
         return f"Abstain: {why}, and doing nothing costs nothing (chance of being best {confidence:.0%})."
-    about = f"{chosen.gain:+.2f} nats" + (f" of skill over {state['horizon']} draws" if chosen.gains is not None else "")
+    about = f"{chosen.gain:+.2f} nats of skill over {state['horizon']} draws" if chosen.gains is not None else f"{chosen.gain:+.2f} of worth at the prices that are set"
     about += f", {chosen.cost:.2f} of cost" + (f", {chosen.risk:.2f} of risk" if chosen.risk else "")
     about += f", {chosen.goal_bonus:+.2f} for goals" if chosen.goal_bonus else ""
     words = say(chosen.action)

@@ -111,7 +111,7 @@ def _info(row: dict) -> dict:
         one = newest[0]
         shown = {key: one[key] for key in ("ref", "version", "architecture", "sha256", "parent", "job_id", "created_at", "config", "data", "metrics", "evaluation", "tags", "notes")}
         shown["verdict"] = (one["about"] or {}).get("verdict")
-    return _row(row, n, given, set()) | {"description": str(about.get("description", "")), "newest": shown,
+    return _row(row, n, given, _loaded()) | {"description": str(about.get("description", "")), "newest": shown,
             "config": (newest[0]["config"] if newest else about.get("config")) or {}}
 
 # %% ../nbs/50_models_api.ipynb #602046a8
