@@ -79,11 +79,11 @@ def job_lines(row: dict) -> Iterator[str]:
 def table_lines(rows: list[dict]) -> Iterator[str]:
     "Jobs for people, a line each."
     if not rows: return (yield "No jobs.")
-    yield f"{'id':12}  {'kind':6} {'model':10}  {'status':11}  {'queued (UTC)':16}  progress"
+    yield f"{'id':12}  {'kind':8} {'model':10}  {'status':11}  {'queued (UTC)':16}  progress"
     for row in rows:
         said = row["error_message"] if row["status"] in ("failed", "interrupted") else _numbers(row["progress"])
         model = str((row["params"] or {}).get("model_name") or "")[:10]
-        line = f"{row['job_id'][:12]:12}  {row['kind']:6} {model:10}  {row['status']:11}  {_time(row['queued_at'])[:16]:16}  {said or ''}".rstrip()
+        line = f"{row['job_id'][:12]:12}  {row['kind']:8} {model:10}  {row['status']:11}  {_time(row['queued_at'])[:16]:16}  {said or ''}".rstrip()
         yield line if len(line) <= 100 else f"{line[:97]}..."
 
 # %% ../nbs/58_job_commands.ipynb #659d0942
