@@ -37,12 +37,17 @@ def pytest_unconfigure(config):
     shutil.rmtree(os.environ["HELIOS_HOME"], ignore_errors=True)
 
 
+LONG_NOTEBOOKS = {"91_blind_spots.ipynb", "92_evidence.ipynb"}
+
+
 def pytest_collection_modifyitems(config, items):
     if IN_CI or "slow" in config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="takes minutes; runs in CI or with -m slow")
+    measuring = config.getoption("benchmark_enable") or config.getoption("benchmark_only")
     for item in items:
-        if "slow" in item.keywords:
+        bench = item.path.parent.name == "bench" and not measuring      # without measuring it only shows that it runs
+        if "slow" in item.keywords or bench or item.path.name in LONG_NOTEBOOKS:
             item.add_marker(skip)
 
 

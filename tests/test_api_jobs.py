@@ -104,6 +104,7 @@ def test_an_unknown_job_is_a_404_whatever_it_is_called(client, job_id):
         assert client.get(f"/api/{area}/{job_id}").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_killed_backtest_keeps_its_walks(client, background, monkeypatch):
     """Of two forecasters the second one waits for a file; it does not hear the request to stop, so its process is ended."""
     (background.home / OWN).write_text("""

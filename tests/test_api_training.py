@@ -31,6 +31,7 @@ def start(client, epochs, name="powerball", **more):
     return answer.json
 
 
+@pytest.mark.slow
 def test_a_training_from_its_start_to_its_epochs(app, client):
     begun = start(client, 3, "whole")
     assert begun["model_name"] == "whole" and begun["status"] in ("queued", "running") and begun["config"]["hidden"] == 16
@@ -48,6 +49,7 @@ def test_a_training_from_its_start_to_its_epochs(app, client):
     assert ended(client, child["job_id"], "train")["result"]["model"]["parent"] == "whole@1"
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_and_taken_up_it_ends_in_the_same_weights(app, client, tmp_path):
     job_id = start(client, 60, "stopped")["job_id"]
     waiting = start(client, 1, "waiting")

@@ -540,6 +540,7 @@ def test_the_verdict():
     assert backtest("hot", real, 100).verdict.startswith("nothing beats uniform")
 
 
+@pytest.mark.slow
 def test_fair_draws_raise_no_alarm():
     """100 fair histories, four forecasters each: an alarm in at most 5 of 100 is promised, none is seen. With exactly 5% this
     test, which takes 11 or fewer, would fail with a chance of 0.4%."""
@@ -742,6 +743,7 @@ def asked():
     return [*PLAIN, "sevens", NetForecaster(config=replace(TINY, epochs=1)), BlendOf(Hot(), Steps()), Learner()]
 
 
+@pytest.mark.slow
 def test_two_workers_say_the_same_to_the_bit(pool, mine):
     mine.write_text(MINE.replace("LIKED", "0.05"))
     here, calls = backtest(asked(), PLANTED[:150], 100, refit=30), []

@@ -240,6 +240,7 @@ def test_a_blend_of_forecasters_follows_the_one_that_is_right():
     assert not looks_ahead(BlendOf(Uniform(SMALL), Steps(SMALL), game=SMALL), draws, 100)
 
 
+@pytest.mark.slow
 def test_a_blend_with_the_network_of_both():
     """The net learns from nothing at first, which is no opinion; later from the draws before those that it is judged on."""
     from dataclasses import replace
@@ -328,6 +329,7 @@ def alarms(game, histories, n, start) -> tuple[int, list[float]]:
     return count, mean
 
 
+@pytest.mark.slow
 def test_fair_draws_of_a_small_game_raise_few_alarms():
     """E may be watched after every draw: it ever reaches 20 in at most 5% of fair histories, of 40 more than 6 once in a hundred
     sets of seeds; a forecaster that knew the next draw would alarm on all of them."""

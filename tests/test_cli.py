@@ -52,6 +52,7 @@ def assert_contract(result: dict) -> None:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_holds_nothing_else(home, draws):
     done = helios("run", "--data", draws, "--offline", "--seed", 3, "--json", "-")
     result = json.loads(done.stdout)
@@ -65,6 +66,7 @@ def test_json_on_standard_output_holds_nothing_else(home, draws):
     assert model.is_relative_to(home)
 
 
+@pytest.mark.slow
 def test_files_and_the_summary(home, draws, tmp_path):
     done = helios("run", "--data", draws, "--json", tmp_path / "a.json", "--report", tmp_path / "a.html")
     assert done.returncode == 0
@@ -101,6 +103,7 @@ def test_offline_asks_nobody(home, draws):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real draws is not here")
+@pytest.mark.slow
 def test_real_draws_are_told_the_truth_about(home):
     """1,390 draws of the current era; nothing has ever been found in them, and nothing may be claimed."""
     result = json.loads(helios("run", "--data", SHARED / "draws.csv", "--offline", "--json", "-").stdout)

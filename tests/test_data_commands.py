@@ -215,6 +215,7 @@ def new_york(monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_an_update_hands_new_draws_to_the_record_of_the_monitor(own, new_york):
     from helios.monitor import Monitor
     from helios.record import watch

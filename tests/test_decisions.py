@@ -335,6 +335,7 @@ def test_a_forecaster_made_with_the_past_in_view_is_judged_on_coming_draws(home)
         helios.challengers.FORECASTERS.pop("lucky", None)
 
 
+@pytest.mark.slow
 def test_a_training_is_a_real_job_and_can_be_undone(home):
     """Parameters that were adjusted are used by it; its version and its alias go when it is undone."""
     with MemoryStore(home / "helios.db") as store:

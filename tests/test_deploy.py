@@ -199,6 +199,7 @@ def as_the_images_user():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="users as POSIX has them")
+@pytest.mark.slow
 def test_the_images_command_serves_as_its_user(own_home):
     port, words, user = free_port(), json.loads(dict(last_stage())["CMD"]), as_the_images_user()
     code = "import sys; sys.argv[0] = 'helios'; from helios.cli import main; main()"

@@ -326,6 +326,7 @@ def test_a_file_whose_migration_was_killed_is_as_it_was(old, at):
     assert revision_in(old) == HEAD
 
 
+@pytest.mark.slow
 def test_a_file_killed_at_random_moments(old, tmp_path):
     """Also while the backup is taken and the file rewritten."""
     before, chance = file_contents(old), random.Random(1)

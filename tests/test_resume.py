@@ -77,6 +77,7 @@ def whole():
     return uninterrupted()
 
 
+@pytest.mark.slow
 def test_a_stop_at_every_step(tmp_path, whole):
     """Before the first step, after each, and in between: one run for each place, and one stopped everywhere."""
     weights, reports, n = whole
@@ -90,6 +91,7 @@ def test_a_stop_at_every_step(tmp_path, whole):
 
 @settings(max_examples=25, deadline=None)
 @given(pieces=st.lists(st.integers(0, 9), max_size=8))
+@pytest.mark.slow
 def test_any_sequence_of_interruptions(tmp_path_factory, whole, pieces):
     got = in_pieces(tmp_path_factory.mktemp("run") / "state.safetensors", pieces)
     assert same(got[0], whole[0]) and got[1] == whole[1]

@@ -55,6 +55,7 @@ def here() -> Selftest:
     return selftest(SMALL, jobs=1)
 
 
+@pytest.mark.slow
 def test_two_processes_say_what_one_says(here):
     done, todo = [], histories(SMALL)
     assert len(todo) == 7 + 3 and todo[0].with_net
@@ -71,6 +72,7 @@ def test_trials_come_in_the_order_of_the_histories(here):
     assert seen == histories(SMALL)[:3] and again == here.trials[:len(again)]
 
 
+@pytest.mark.slow
 def test_a_history_is_what_it_says_by_hand():
     for bias in ("three powerballs at weight 3", "whites repeat at weight 2", FAIR):
         planted = BIASES.get(bias, Bias())
@@ -94,6 +96,7 @@ def test_trials_are_plain_values(here):
         assert kinds == [str, int, int, str, float, float, float, float]
 
 
+@pytest.mark.slow
 def test_seeds_matter_and_no_more_than_they():
     one, same, other = (run_history(History(FAIR, 150, seed, True, TINY)) for seed in (1, 1, 2))
     assert one == same and one != other

@@ -66,6 +66,7 @@ def test_no_line_of_the_log_can_be_forged(server):
     assert not [line for line in server.logged() if "logger" not in line]
 
 
+@pytest.mark.slow
 def test_a_slow_body_holds_no_thread_for_ever(server):
     """Twice as many as there are threads; half of them say nothing more, half drip a byte now and then."""
     began = time.monotonic()
@@ -114,6 +115,7 @@ def test_who_never_sends_a_head_is_cut_off(server):
     assert {all_of(sock) for sock in slow} == {b""}
 
 
+@pytest.mark.slow
 def test_who_does_not_read_holds_no_thread_for_ever(home):
     """Each asks for much and reads nothing, twice as many as there are threads."""
     with running(home, GUNICORN_THREADS="2", HELIOS_MAX_STREAMS="1", TRIAL_WAIT_S="600") as server:
@@ -175,6 +177,7 @@ def ask_on(sock):
     return json.loads(read_to(sock, b"}").rpartition(b"\r\n\r\n")[2])["thread"]
 
 
+@pytest.mark.slow
 def test_a_thread_stays_with_its_caller_and_keeps_nobody_waiting_for_long(home):
     """With a wait of two seconds, where others have the thousandth part."""
     with running(home, GUNICORN_THREADS="2", HELIOS_MAX_STREAMS="1", TRIAL_STAY_MS="2000") as server:
@@ -231,6 +234,7 @@ def test_a_store_that_cannot_be_opened_is_one_line(home, monkeypatch):
     assert (done.exit_code, done.stdout) == (1, "") and done.stderr.startswith("helios: HELIOS_DATABASE_URL") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_up_checks_the_running_server(home):
     words = [sys.executable, "-c", "from helios.cli import main; main()", "up", "--port", "0", "--skip-build", "--validate", "--json", "-"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S, env=os.environ | {"CORS_ORIGINS": "https://page.example"}, check=False)

@@ -23,6 +23,7 @@ THREADS = 4
 FOLDERS = Path("/dev/shm")
 
 
+@pytest.mark.slow
 def test_a_stop_ends_streams_finishes_requests_and_leaves_jobs(tmp_path):
     with running(tmp_path / "home", GUNICORN_WORKERS="2", GUNICORN_THREADS=str(THREADS), HELIOS_MAX_STREAMS="2") as server, MemoryStore(server.home / DATABASE) as store:
         background = Jobs(store, server.home)

@@ -62,6 +62,7 @@ def reference() -> list:
     return outcome(run_plan(DRAWS, PLAN, "local", "reference", None, 1))
 
 
+@pytest.mark.slow
 def test_what_a_sweep_finds(reference):
     states = [state for _, _, _, state, _ in reference]
     assert states.count(COMPLETE) + states.count(PRUNED) == 6 and 1 <= states.count(COMPLETE) <= 4
@@ -123,6 +124,7 @@ def test_stopping_and_going_on_and_a_state_that_was_torn(reference, tmp_path):
     assert outcome(run_plan(DRAWS, PLAN, "local", "stopped", url, 1, folder=tmp_path)) == reference
 
 
+@pytest.mark.slow
 def test_extending_a_sweep_keeps_what_it_has(reference):
     few = sweep(DRAWS, PLAN.space, 4, base=TINY, batch=4, workers=1)
     assert outcome(few) == reference[:4]
@@ -154,6 +156,7 @@ def test_windows_of_several_lengths_are_judged_on_the_same_draws():
         assert int(split.validation[-1]) < int(whole.test[0])      # also of the winner's own test part
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_trained_end_a_trial_and_not_the_sweep():
     found = sweep(DRAWS, {"heads": "2,3"}, 4, base=TINY, batch=4, workers=1)
     failed = [t for t in found.trials if t.params["heads"] == 3]
@@ -175,6 +178,7 @@ def test_on_fair_draws_the_claim_says_that_nothing_was_found():
 
 # In the store, as a job
 
+@pytest.mark.slow
 def test_the_winner_is_trained_and_judged_once_and_repeats_its_trial(tmp_path, reference):
     with MemoryStore(tmp_path / "store.db") as store:
         jobs, asked = Jobs(store, tmp_path), {"model_name": "swept", "name": "mine", "workers": 2}
@@ -216,6 +220,7 @@ def test_sweeps_of_one_name_in_two_storages_both_keep_their_trials(tmp_path):
 
 
 @pytest.mark.parametrize("rung", [5, 10])
+@pytest.mark.slow
 def test_a_crash_between_a_report_and_its_value(tmp_path, reference, monkeypatch, rung):
     """The study has the epochs of the leg and not yet the value at its rung."""
     from optuna.storages import RDBStorage
@@ -265,6 +270,7 @@ def test_a_cancelled_job_stops_soon(tmp_path):
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_study_on_postgresql(postgres_url, reference):
     few = replace(PLAN, n_trials=2)
     with MemoryStore(postgres_url) as store:
@@ -376,6 +382,7 @@ def test_without_optuna_the_mend_is_said(monkeypatch):
 
 # The command
 
+@pytest.mark.slow
 def test_the_command(home, tmp_path):
     write_draws(DRAWS, tmp_path / "draws.csv", "SIMULATED for a test")
     words = ["--data", str(tmp_path / "draws.csv"), "--trials", "2", "--space", "learning_rate=0.003,0.01", "--epochs", "2",

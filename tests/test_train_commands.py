@@ -63,6 +63,7 @@ def the_job(home, url=None):
         return Jobs(store, home).list()[0]
 
 
+@pytest.mark.slow
 def test_a_training_from_the_command_line(draws, home, tmp_path):
     done = helios("train", *train_words(draws, 3, "--name", "demo", "--json", tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
@@ -105,6 +106,7 @@ def test_what_cannot_be_trained_is_one_line_and_no_job(draws, home, args, said):
             assert Jobs(store, home).list() == []
 
 
+@pytest.mark.slow
 def test_detached_and_cancelled_and_taken_up(draws, home, tmp_path):
     """Cancelled in the middle of an epoch or at its end, as it comes: the same weights in the end."""
     started = helios("train", *train_words(draws, 60, "--detach", "--json", "-"))
@@ -189,6 +191,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 1, "cancelled"), (b"\n", 0, "running")])
+@pytest.mark.slow
 def test_ctrl_c_asks(draws, home, answer, status, left):
     terminal = Terminal(words("train", *train_words(draws, 100_000)))
     terminal.read_until(rb"epoch \d+/100000")

@@ -47,6 +47,7 @@ with MemoryStore(":memory:") as store:
 """
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_equal_weights_in_two_processes(tmp_path):
     def train_in_a_process(seed: int) -> str:
         command = [sys.executable, "-c", TRAIN_ONCE, str(tmp_path), str(seed)]
@@ -73,6 +74,7 @@ def test_five_balls_at_weight_2_are_found(tmp_path, store):
     assert len(set(likeliest.tolist()) & set(FIVE_HEAVY)) >= 4
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_on_fair_draws(tmp_path, store):
     """The e-process alarms on at most 5% of fair histories, so each of these three fixed seeds fails with chance 5%."""
     for seed in (200, 201, 202):
