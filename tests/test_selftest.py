@@ -64,6 +64,7 @@ def test_two_processes_say_what_one_says(here):
     assert len(done) == 4 and set(done) == set(todo[:4])
 
 
+@pytest.mark.slow
 def test_trials_come_in_the_order_of_the_histories(here):
     expected = [(h.bias, h.n, h.seed, name) for h in histories(SMALL) for name in LEARNING + [NET] * h.with_net]
     assert [(t.bias, t.n, t.seed, t.forecaster) for t in here.trials] == expected

@@ -130,6 +130,7 @@ def test_extending_a_sweep_keeps_what_it_has(reference):
     assert outcome(few) == reference[:4]
 
 
+@pytest.mark.slow
 def test_the_test_part_is_not_seen(reference):
     _, split = make_windows(DRAWS, TINY)
     seen = material(DRAWS, PLAN)
@@ -167,6 +168,7 @@ def test_settings_that_cannot_be_trained_end_a_trial_and_not_the_sweep():
         none.as_dict()
 
 
+@pytest.mark.slow
 def test_on_fair_draws_the_claim_says_that_nothing_was_found():
     fair = simulate(n=300, seed=11)
     found = sweep(fair, {"learning_rate": "1e-5,2e-5,3e-5"}, 4, base=replace(TINY, early_stopping_patience=2), batch=4, workers=1)
