@@ -13,6 +13,7 @@ import select
 import selectors
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from typing import Any
 from uuid import uuid4
 
 from fastcore.basics import patch
+from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
@@ -41,8 +43,16 @@ class PatientSocket(socket.socket):
         made._reads, made._writes, made.limit_s, made.short, made.ahead = select.poll(), select.poll(), limit_s, short, b""
         made._reads.register(made, select.POLLIN)
         made._writes.register(made, select.POLLOUT)
+        made.own_s = None
         made.begin()
         return made
+
+    def settimeout(self, value: float | None) -> None: self.own_s = value      # Python would wait by itself, and longer than is right
+    def gettimeout(self) -> float | None: return self.own_s
+
+    def setblocking(self, flag: bool) -> None:
+        super().setblocking(flag)
+        self.own_s = None if flag else 0.0
 
     def begin(self) -> None:
         "A new request starts."
@@ -63,11 +73,11 @@ class PatientSocket(socket.socket):
         return data
 
     def _wait(self) -> None:
-        "Until something has come, if the caller has time left."
+        "Until something has come, if the caller has time left; where others wait, no silence may be long."
         own, began = self.gettimeout(), monotonic()
         while True:
             look = monotonic()
-            left = min(self._patience(self.received) - self.waited_s, *([] if own is None else [began + own - look]), LOOK_S)
+            left = min(self._patience(self.received) - self.waited_s, LOOK_S, *(began + s - look for s in (own, HURRY_S if self.short() else None) if s is not None))
             if left <= 0: raise self._late()
             ready = self._reads.poll(1e3 * left)
             self.waited_s += monotonic() - look
@@ -84,15 +94,15 @@ def sendall(self: PatientSocket, data: bytes, flags: int = 0) -> None:
         self.head = b"" if b"\r\nTransfer-Encoding:" in data else data
         if self.head: return
     if self.head: data, self.head = self.head + data, b""
-    left, gone, waited_s = memoryview(data), 0, 0.0
+    left, gone, waited_s, still_s = memoryview(data), 0, 0.0, 0.0
     while left:
         try: sent = self.send(left, flags | socket.MSG_DONTWAIT)      # mostly there is room for all of it
         except BlockingIOError:
-            if waited_s >= self._patience(gone): raise ConnectionResetError(errno.ECONNRESET, "the caller does not read the answer") from None
+            if waited_s >= self._patience(gone) or still_s >= HURRY_S and self.short(): raise ConnectionResetError(errno.ECONNRESET, "the caller does not read the answer") from None
             began = monotonic()
             self._writes.poll(1e3 * LOOK_S)
-            waited_s += monotonic() - began
-        else: left, gone = left[sent:], gone + sent
+            waited_s, still_s = waited_s + monotonic() - began, still_s + monotonic() - began
+        else: left, gone, still_s = left[sent:], gone + sent, 0.0
 
 @patch
 def push(self: PatientSocket) -> None:
@@ -134,9 +144,10 @@ def gather(self: PatientSocket,
     before: bytes = b"",   # what was read earlier
 ) -> bool:
     "Read what has come, without waiting; whether there is something for a thread: a whole head, too long a one, or an end."
-    while True:
-        text = (before + self.ahead).lstrip(b"\r\n")
-        if b"\r\n\r\n" in text or len(text) >= MOST_HEAD: return True
+    for last in (False, False, True):      # what comes later is told again, and others come in between
+        text = before + self.ahead
+        if b"\r\n\r\n" in text[2:] or len(text) >= MOST_HEAD or text[:4] == b"\r\n\r\n": return True
+        if last: return False
         try: data = socket.socket.recv(self, MOST_HEAD, socket.MSG_DONTWAIT)
         except BlockingIOError: return False
         except OSError: return True
@@ -158,10 +169,12 @@ class PatientWorker(ThreadWorker):
     "A worker with threads that nobody holds for ever."
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.queued = set()      # connections that wait for a thread
+        self.queued, self.parting = set(), deque()      # connections that wait for a thread; those whose last answer is out
 
     def enqueue_req(self, conn: Any) -> None:
-        if not isinstance(conn.sock, PatientSocket): conn.sock = PatientSocket.around(conn.sock, self.cfg.timeout, lambda: bool(self.queued))
+        if not isinstance(conn.sock, PatientSocket):
+            conn.sock = PatientSocket.around(conn.sock, self.cfg.timeout, lambda: bool(self.queued))
+            conn.close = partial(self._close, conn)
         if not conn.sock.gather(_kept(conn)): return self._await_head(conn)
         conn.data_ready = True
         self.queued.add(conn)
@@ -169,7 +182,7 @@ class PatientWorker(ThreadWorker):
 
     def _await_head(self, conn: Any) -> None:
         conn.sock.setblocking(False)
-        conn.timeout = monotonic() + WAIT_S
+        conn.timeout = monotonic() + (WAIT_S if self.alive else HURRY_S)
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -189,6 +202,37 @@ class PatientWorker(ThreadWorker):
 def _kept(conn: Any) -> bytes:
     "What gunicorn has read of a connection and not used yet."
     return conn.parser.unreader.buf.getvalue() if conn.parser else b""
+
+# %% ../nbs/51_gunicorn_worker.ipynb #8622856c
+@patch
+def _close(self: PatientWorker, conn: Any, graceful: bool = False) -> None:
+    if not graceful: return util.close(conn.sock)
+    conn.sock.setblocking(False)
+    try: conn.sock.shutdown(socket.SHUT_WR)
+    except OSError: return util.close(conn.sock)
+    conn.timeout = monotonic() + HURRY_S
+    self.parting.append(conn)
+    self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
+    if len(self.parting) > self.worker_connections: self._forget(self.parting[0])
+
+@patch
+def _drain(self: PatientWorker, conn: Any, client: Any) -> None:
+    "Throw away what still comes, until the end."
+    try: more = socket.socket.recv(conn.sock, MOST_HEAD, socket.MSG_DONTWAIT)
+    except BlockingIOError: return
+    except OSError: more = b""
+    if not more: self._forget(conn)
+
+@patch
+def _forget(self: PatientWorker, conn: Any) -> None:
+    self.parting.remove(conn)
+    self.poller.unregister(conn.sock)
+    util.close(conn.sock)
+
+@patch
+def murder_pending(self: PatientWorker) -> None:
+    ThreadWorker.murder_pending(self)
+    while self.parting and self.parting[0].timeout <= monotonic(): self._forget(self.parting[0])
 
 # %% ../nbs/51_gunicorn_worker.ipynb #49ee0537
 @patch

@@ -110,6 +110,50 @@ def test_who_has_not_sent_a_head_holds_no_thread(home):
             sock.close()
 
 
+def test_a_flood_of_line_ends_keeps_nobody_out(server):
+    flood, stop = connected(server), threading.Event()
+
+    def send():
+        while not stop.is_set():
+            try:
+                flood.sendall(b"\r\n" * 32768)
+            except OSError:
+                return      # it was cut off
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert [server.ask("GET", "/api/trial/pid").status for _ in range(20)] == [200] * 20
+        sender.join(WAIT_S)
+        assert not sender.is_alive()
+    finally:
+        stop.set()
+        flood.close()
+        sender.join()
+
+
+def test_who_does_not_close_keeps_nobody_waiting(server):
+    """Ten callers who were told that the connection ends; waiting for each in turn would take twenty seconds."""
+    texts = head("/api/trial/pid", "GET", "Connection: close"), b"garbage\r\n\r\n"
+    open_ = [connected(server, text) for text in texts * 5]
+    assert {read_to(sock, b"\r\n")[:9] for sock in open_} == {b"HTTP/1.1 "}
+    began = time.monotonic()
+    assert server.ask("GET", "/api/trial/pid").status == 200
+    assert time.monotonic() - began < 10
+    for sock in open_:
+        all_of(sock)      # they end without our doing
+
+
+def test_a_body_that_nobody_reads_holds_no_thread_for_long(home):
+    """With a patience of ten minutes; where others wait it is two seconds."""
+    with running(home, GUNICORN_THREADS="2", HELIOS_MAX_STREAMS="1", TRIAL_WAIT_S="600") as server:
+        stalled = [connected(server, head(path, "POST", "Content-Length: 100000") + b"x" * size)
+                   for path, size in (("/api/none", 1), ("/api/trial/bodies", 90_000)) for _ in range(3)]
+        assert server.ask("GET", "/api/trial/pid").status == 200
+        for sock in stalled:
+            sock.close()
+
+
 def test_who_never_sends_a_head_is_cut_off(server):
     slow = [connected(server, b"GET /api/health HTTP/1.1\r\nX-A: ") for _ in range(2 * THREADS)]
     assert {all_of(sock) for sock in slow} == {b""}
