@@ -7,7 +7,7 @@ import time
 import pytest
 import sqlalchemy as sa
 from serving import Served
-from waiting import until
+from waiting import WAIT_S, until
 
 from helios.api_base import Services
 from helios.draws import sample_path
@@ -364,7 +364,7 @@ def test_many_lookers_enter_each_thing_once(both):
         for number in range(writers * n):
             job(store, f"j{number}")
         News(store).poll()
-        done = threading.Event()
+        done, newest = threading.Event(), []
 
         def write(part):
             with MemoryStore(both) as own:
@@ -375,7 +375,8 @@ def test_many_lookers_enter_each_thing_once(both):
         def look(got):
             with MemoryStore(both) as own:
                 news, last = News(own), 0
-                while not done.is_set() or news.items(last):
+                end = time.monotonic() + WAIT_S
+                while not (done.is_set() and last >= newest[0]) and time.monotonic() < end:      # it may look later than the one who knows the end
                     news.poll()
                     for item in news.items(last):
                         got.append(item)
@@ -390,6 +391,7 @@ def test_many_lookers_enter_each_thing_once(both):
             thread.join()
         final = News(store)
         until(lambda: final.poll() and len(final.items(0, 1000)) >= writers * n, "all news")
+        newest.append(final.items(0, 1000)[-1]["id"])
         done.set()
         for thread in looking:
             thread.join()
