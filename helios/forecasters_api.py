@@ -8,7 +8,6 @@ __all__ = ['forecasters', 'Kind', 'ForecasterPage', 'ForecasterList', 'Forecaste
 
 # %% ../nbs/50_forecasters_api.ipynb #664b19e4
 from collections.abc import Iterator
-from datetime import date
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,6 +15,7 @@ from pydantic import Field
 from .api_base import Body, Reply, area, changes_nothing, listing, needs, page_of, paged, services
 from .forecasters import Forecaster, ForecasterError
 from .models_at_hand import MOST_TICKETS, Said, known_forecasters, next_draw, own_code, whom
+from .next_forecast import draw_notices
 from .problems import refuse
 from .results import plain
 
@@ -92,8 +92,7 @@ def forecast_answer(said: Said, held: Any) -> dict:
 
 def _notices(said: Said, held: Any) -> Iterator[str]:
     "What a reader must know first."
-    if held.read.simulated: yield "These draws are SIMULATED. Nothing here says anything about a real lottery."
-    elif said.next_draw.draw_date < date.today(): yield f"The draw of {said.next_draw.draw_date} has been held by now; newer draws give a forecast that still matters."
+    yield from draw_notices(said.next_draw, held.read.simulated)
     if not said.next_draw.is_uniform: yield "These chances are what the forecaster believes; whether it beats uniform, POST /api/backtests measures."
 
 @forecasters.post("/forecasters/<name>/forecast")

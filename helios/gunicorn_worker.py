@@ -145,8 +145,8 @@ def gather(self: PatientSocket,
 ) -> bool:
     "Read what has come, without waiting; whether there is something for a thread: a whole head, too long a one, or an end."
     for last in (False, False, True):      # what comes later is told again, and others come in between
-        text = before + self.ahead
-        if b"\r\n\r\n" in text[2:] or len(text) >= MOST_HEAD or text[:4] == b"\r\n\r\n": return True
+        text = (before + self.ahead).removeprefix(b"\r\n")      # gunicorn passes over one
+        if b"\r\n\r\n" in text or len(text) >= MOST_HEAD or text.startswith(b"\r\n"): return True
         if last: return False
         try: data = socket.socket.recv(self, MOST_HEAD, socket.MSG_DONTWAIT)
         except BlockingIOError: return False
@@ -213,7 +213,7 @@ def _close(self: PatientWorker, conn: Any, graceful: bool = False) -> None:
     conn.timeout = monotonic() + HURRY_S
     self.parting.append(conn)
     self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
-    if len(self.parting) > self.worker_connections: self._forget(self.parting[0])
+    if len(self.parting) > self.worker_connections: self._forget(self.parting, self.parting[0])
 
 @patch
 def _drain(self: PatientWorker, conn: Any, client: Any) -> None:
@@ -221,18 +221,18 @@ def _drain(self: PatientWorker, conn: Any, client: Any) -> None:
     try: more = socket.socket.recv(conn.sock, MOST_HEAD, socket.MSG_DONTWAIT)
     except BlockingIOError: return
     except OSError: more = b""
-    if not more: self._forget(conn)
+    if not more: self._forget(self.parting, conn)
 
 @patch
-def _forget(self: PatientWorker, conn: Any) -> None:
-    self.parting.remove(conn)
+def _forget(self: PatientWorker, waiting: deque, conn: Any) -> None:
+    waiting.remove(conn)
     self.poller.unregister(conn.sock)
     util.close(conn.sock)
 
 @patch
 def murder_pending(self: PatientWorker) -> None:
     ThreadWorker.murder_pending(self)
-    while self.parting and self.parting[0].timeout <= monotonic(): self._forget(self.parting[0])
+    while self.parting and self.parting[0].timeout <= monotonic(): self._forget(self.parting, self.parting[0])
 
 # %% ../nbs/51_gunicorn_worker.ipynb #49ee0537
 @patch
@@ -269,11 +269,8 @@ def set_accept_enabled(self: PatientWorker, enabled: bool) -> None:
 def _make_room(self: PatientWorker) -> int:
     "Close the oldest connections without a request; how many."
     oldest = [(waiting, conn) for waiting in (self.pending_conns, self.keepalived_conns) for conn in [*waiting][:EVICTED]]
-    for waiting, conn in oldest:
-        waiting.remove(conn)
-        self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+    for waiting, conn in oldest: self._forget(waiting, conn)
+    self.nr_conns -= len(oldest)
     return len(oldest)
 
 @patch

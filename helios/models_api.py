@@ -17,7 +17,7 @@ from pydantic import Field
 from .api_base import Body, Day, Instant, Name, Ref, Reply, Report, area, changes_nothing, listing, needs, note_change, page_of, paged, paged_rows, services
 from .fitting import config_from
 from .model_cache import ModelCache, longest_window
-from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_record
+from .next_forecast import forecast_keys, forecast_of, put_into_ledger, put_on_record, verdict_of
 from .places import MODELS
 from .problems import refuse, refuse_for_now
 from .tables import enhanced_journal, model_aliases, model_versions
@@ -277,10 +277,6 @@ def _recorded(row: dict, following: Any, held: Any) -> tuple:
         note_change("prediction.record", row["ref"], after={"draw_date": str(following.draw_date), "prediction_id": prediction_id})
     return known[key]
 
-def _verdict(row: dict) -> str | None:
-    said, simulated = (row["about"] or {}).get("verdict"), (row["data"] or {}).get("simulated")
-    return said and f"{'SIMULATED draws: ' if simulated and 'SIMULATED' not in said else ''}{said}"
-
 def _predict(ref: str, asked: PredictBy) -> dict:
     found, held = services(), services().parts["draws"].get()
     row, model = _cache().get(ref)
@@ -289,7 +285,7 @@ def _predict(ref: str, asked: PredictBy) -> dict:
     keys = forecast_keys(found.registry, row, following, held.draws, held.read, entry, why, prediction_id)
     tickets = [{"white_balls": list(t.whites), "powerball": t.powerball, "probability": t.probability} for t in following.tickets]
     return keys | {"model_name": row["model_name"], "version": row["ref"], "draw_date": str(following.draw_date), "predictions": tickets,
-                   "is_uniform": following.is_uniform, "verdict": _verdict(row), "confidence": following.confidence, "uniform_probability": 1 / following.era.n_tickets}
+                   "is_uniform": following.is_uniform, "verdict": verdict_of(row), "confidence": following.confidence, "uniform_probability": 1 / following.era.n_tickets}
 
 @models.post("/predict")
 @changes_nothing

@@ -21,6 +21,7 @@ from .api_base import needs, services
 from .callers import is_local
 from .formats import DrawError
 from .page_parts import page
+from .next_forecast import verdict_of
 from .registry import Registry
 from .settings import Settings, SettingsError
 from .shield import nonce
@@ -34,7 +35,7 @@ def _verdict(registry: Registry) -> dict[str, Any] | None:
     except StoreError: return None
     if row is None: return None
     data = row["data"] or {}
-    return {"ref": row["ref"], "verdict": (row["about"] or {}).get("verdict") or "not judged yet", "made": row["created_at"][:10], "simulated": bool(data.get("simulated")),
+    return {"ref": row["ref"], "verdict": verdict_of(row, "not judged yet"), "made": row["created_at"][:10],
             "champion": "champion" in row["aliases"], "until": data.get("last")}
 
 def _draws(found: Any) -> dict[str, Any] | None:
