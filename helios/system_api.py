@@ -127,6 +127,7 @@ def health():
     """
     return _health_answer()
 
+# %% ../nbs/50_system_api.ipynb #f83d634b
 class Ready(Reply):
     "Whether requests can be answered."
     status: Literal["ready", "unavailable"]
@@ -147,6 +148,7 @@ def ready():
     except StoreError as e: return make_response(jsonify(status="unavailable", detail=" ".join(str(e).split())), 503)
     return {"status": "ready", "detail": "the database answers"}
 
+# %% ../nbs/50_system_api.ipynb #58d5ad6f
 class Version(Reply):
     "Which Helios answers."
     service: str

@@ -46,6 +46,7 @@ def test_a_problem_is_found_in_the_log_by_its_identifier(server):
 
 
 @pytest.mark.parametrize("sent,status", [
+    (b"G\r\n\r\n", 400),
     (b"BREW\r\n\r\n", 400), (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", (414, 400)), (head("/", "GET", "X-Long: " + "a" * 9000), 431),
     (head("/", "GET", *(f"X-{n}: 1" for n in range(200))), 431), (head("/", "GET", "Bad Name: 1"), 400), (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     (head("/api/trial/bodies", "POST", "Transfer-Encoding: chunked", "Content-Length: 5"), 400),
